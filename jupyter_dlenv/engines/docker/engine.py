@@ -1,0 +1,316 @@
+"""The Docker engine: the only module that talks to dockerd, through docker-py's low-level API."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import threading
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+from docker import APIClient
+from docker.errors import APIError, DockerException
+from docker.errors import NotFound as ApiNotFound
+from docker.utils import kwargs_from_env
+
+from ...errors import Conflict, DLEnvError, EngineUnavailable, ImageNotFound, JobNotFound, PullFailed, StartFailed
+from ...i18n import _
+from ...spec import Job, JobSpec, JobState, JobStatus, Mount
+from .. import folder
+from ..base import Capabilities, Engine, LogChunk, Plan, PullProgress
+from ..folder import RunFolder
+from .failures import api_failure, image_missing, unreachable
+from .pulls import PullTracker, split_reference
+from .request import LABEL_PREFIX, assert_safe, command_line, container_name, create_body, short_body
+from .state import ImageInfo, image_info, job_of, newest_attempts, removed_status, status_of
+
+T = TypeVar("T")
+
+_TIMEOUT_S = 60
+_POLL_S = 0.05
+_SHIM_GRACE_S = 2.0  # beyond the caller's grace: the shim's own ladder ends first
+
+
+class DockerEngine(Engine):
+    """Replicas are containers of a Docker daemon.
+
+    Args:
+        base_url: The daemon's address; by default the environment's ``DOCKER_HOST``, else the usual socket.
+    """
+
+    name: ClassVar[str] = "docker"
+    capabilities: ClassVar[Capabilities] = Capabilities(images=True, limits=True, networks=True, mounts=True, gpus=True)
+
+    def __init__(self, base_url: str = "") -> None:
+        self._base_url = base_url
+        self._local = threading.local()
+        self._api_version: str | None = None
+
+    # The wire ---------------------------------------------------------------------------------------------------
+
+    def _client(self) -> APIClient:
+        """Return this thread's client; a requests session is not made for several threads."""
+        client: APIClient | None = getattr(self._local, "client", None)
+        if client is None:
+            client = self._connect()
+            self._local.client = client
+        return client
+
+    def _connect(self) -> APIClient:
+        settings = kwargs_from_env()
+        if self._base_url:
+            settings["base_url"] = self._base_url
+        try:
+            client = APIClient(version=self._api_version or "auto", timeout=_TIMEOUT_S, **settings)
+        except DockerException as error:
+            raise unreachable(error, settings.get("base_url", "")) from error
+        self._api_version = client.api_version
+        return client
+
+    def call(self, work: Callable[[APIClient], T]) -> T:
+        """Run one exchange with the daemon in this thread, its failures in our words.
+
+        Raises:
+            EngineUnavailable: Nobody answers.
+            DLEnvError: Whatever the daemon refused.
+        """
+        try:
+            return work(self._client())
+        except APIError as error:
+            raise api_failure(error) from error
+        except (DockerException, OSError) as error:
+            raise unreachable(error, self._base_url) from error
+
+    async def _ask(self, work: Callable[[APIClient], T]) -> T:
+        return await asyncio.to_thread(self.call, work)
+
+    # The contract -----------------------------------------------------------------------------------------------
+
+    def plan(self, spec: JobSpec) -> Plan:
+        body = create_body(spec)
+        assert_safe(body)
+        return Plan(spec, body, command_line(spec))
+
+    async def submit(self, plan: Plan) -> Job:
+        return await asyncio.to_thread(self._submit, plan)
+
+    def _submit(self, plan: Plan) -> Job:
+        container = self.call(lambda client: self._create(client, plan))
+        try:
+            self.call(lambda client: client.start(container))
+        except EngineUnavailable:
+            raise
+        except StartFailed:
+            self.call(lambda client: client.remove_container(container, v=True, force=True))
+            raise
+        return self.call(lambda client: job_of(client.inspect_container(container)))
+
+    def _create(self, client: APIClient, plan: Plan) -> str:
+        name = container_name(plan.spec)
+        body = dict(plan.request)
+        assert_safe(body)
+        try:
+            return str(client.create_container_from_config(body, name)["Id"])
+        except ApiNotFound as error:
+            raise image_missing(plan.spec.image_ref or str(plan.spec.image)) from error
+        except APIError as error:
+            if error.status_code != 409:
+                raise
+            return self._adopt(client, name, plan.spec)
+
+    def _adopt(self, client: APIClient, name: str, spec: JobSpec) -> str:
+        found = client.inspect_container(name)
+        if found["Config"]["Labels"].get(LABEL_PREFIX + "spec") != spec.digest():
+            raise Conflict(
+                _("A container named {name} runs something else.").format(name=name), hint=f"docker inspect {name}"
+            )
+        return str(found["Id"])
+
+    async def poll(self, ids: Iterable[str]) -> dict[str, JobStatus]:
+        wanted = set(ids)
+        return {job.id: job.status for job in await self._jobs() if job.id in wanted}
+
+    async def _jobs(self, **labels: str) -> list[Job]:
+        return await self._ask(lambda client: newest_attempts(_inspect_all(client, labels)))
+
+    async def _job(self, job_id: str) -> Job:
+        for job in await self._jobs(id=job_id):
+            return job
+        raise JobNotFound(_("Docker knows no job {id}.").format(id=job_id), hint="jupyter dlenv jobs")
+
+    async def logs(self, job_id: str, cursor: str = "", *, follow: bool = False) -> AsyncIterator[LogChunk]:
+        job = await self._job(job_id)
+
+        async def ended() -> bool:
+            return not follow or (await self.wait(job.native_id, 0)) is not None
+
+        async for chunk in folder.follow(RunFolder(Path(job.labels["run-dir"])), cursor, ended):
+            yield chunk
+
+    async def signal(self, job_id: str, signum: int) -> None:
+        job = await self._job(job_id)
+        if job.status.state.ended:
+            raise JobNotFound(_("Job {id} has ended.").format(id=job_id))
+        await self._ask(lambda client: client.kill(job.native_id, signum))
+
+    async def cancel(self, job_id: str, *, grace_s: float = 10) -> None:
+        for job in await self._jobs(id=job_id):
+            await self._stop(job, grace_s)
+
+    async def _stop(self, job: Job, grace_s: float) -> None:
+        if job.status.state.ended:
+            return
+        if job.status.state is JobState.STARTING:  # created and never started: there is nothing to signal
+            await self._ask(lambda client: remove_container(client, job.native_id))
+            return
+        if grace_s > 0 and job.status.state is JobState.RUNNING:
+            await self._kill(job.native_id, signal.SIGINT)
+            await self.wait(job.native_id, grace_s + _SHIM_GRACE_S)
+        await self._kill(job.native_id, signal.SIGKILL)
+        await self.wait(job.native_id, _TIMEOUT_S)
+
+    async def _kill(self, container: str, signum: int) -> None:
+        def kill(client: APIClient) -> None:
+            try:
+                client.kill(container, signum)
+            except APIError as error:
+                if error.status_code not in (404, 409):  # gone, or not running: what was wanted
+                    raise
+
+        await self._ask(kill)
+
+    async def status(self, container: str) -> JobStatus:
+        """Return the status of one container; one that is gone was removed from outside."""
+        return await self._ask(lambda client: _inspect_status(client, container))
+
+    async def wait(self, container: str, timeout_s: float) -> JobStatus | None:
+        """Return the ended status of a container, None while it runs after ``timeout_s`` seconds.
+
+        A container that somebody removed counts as killed: its exit code was never seen.
+        """
+        deadline = asyncio.get_running_loop().time() + timeout_s
+        while True:
+            status = await self.status(container)
+            if status.state.ended:
+                return status
+            if asyncio.get_running_loop().time() >= deadline:
+                return None
+            await asyncio.sleep(_POLL_S)
+
+    async def list(self, owner: str | None = None) -> list[Job]:
+        return await self._jobs(**({"owner": owner} if owner is not None else {}))
+
+    async def remove(self, job_id: str) -> None:
+        def remove(client: APIClient) -> None:
+            for found in _containers(client, {"id": job_id}):
+                remove_container(client, found["Id"])
+
+        await self._ask(remove)
+
+    async def pull(self, image: str) -> AsyncIterator[PullProgress]:
+        repository, tag = split_reference(image)
+        try:
+            stream = await self._ask(lambda client: client.pull(repository, tag=tag, stream=True, decode=True))
+        except EngineUnavailable:
+            raise
+        except DLEnvError as error:
+            raise PullFailed(_("Pulling {ref} failed: {detail}").format(ref=image, detail=error.message)) from error
+        tracker = PullTracker(image)
+        while (event := await self._ask(lambda client: next(stream, None))) is not None:
+            yield tracker.step(event)
+        try:
+            await self.image(image)
+        except ImageNotFound as error:
+            raise PullFailed(_("The pull of {image} ended without the image.").format(image=image)) from error
+
+    # Beyond the contract: images, and what a kernel's start needs --------------------------------------------------
+
+    async def images(self) -> Sequence[ImageInfo]:
+        """Return the tagged images of this host, newest first."""
+        found = await self._ask(lambda client: client.images())
+        infos = [image_info(item["Id"], ref, item) for item in found for ref in item.get("RepoTags") or []]
+        return sorted((info for info in infos if info.ref != "<none>:<none>"), key=lambda info: -info.created)
+
+    async def image(self, ref: str) -> ImageInfo:
+        """Return the image that a reference names on this host.
+
+        Raises:
+            ImageNotFound: It is not here; the hint is the pull command.
+        """
+
+        def inspect(client: APIClient) -> ImageInfo:
+            try:
+                found = client.inspect_image(ref)
+            except ApiNotFound as error:
+                raise image_missing(ref) from error
+            return image_info(found["Id"], ref, found)
+
+        return await self._ask(inspect)
+
+    async def run_short(
+        self, image_id: str, argv: Sequence[str], *, user: str = "", mounts: Sequence[Mount] = (), timeout_s: int = 60
+    ) -> tuple[int, bytes]:
+        """Run a short command in a container without network; return its exit code and output."""
+        body = short_body(image_id, argv, user, mounts)
+        return await self._ask(lambda client: _run_short(client, body, timeout_s))
+
+    async def console(self, native_id: str, lines: int = 20) -> str:
+        """Return the last lines that a container's first process wrote, empty when the container is gone."""
+
+        def read(client: APIClient) -> bytes:
+            try:
+                return bytes(client.logs(native_id, stdout=True, stderr=True, tail=lines))
+            except ApiNotFound:
+                return b""
+
+        return (await self._ask(read)).decode(errors="replace").strip()
+
+    @cached_property
+    def security_options(self) -> tuple[str, ...]:
+        """The daemon's modes, such as ``rootless`` and ``userns``. Asks the daemon the first time."""
+        info: Mapping[str, Any] = self.call(lambda client: client.info())
+        options = info.get("SecurityOptions") or []
+        return tuple(option.split(",")[0].partition("name=")[2] for option in options)
+
+
+def remove_container(client: APIClient, container: str) -> None:
+    """Remove a container with its anonymous volumes; one that is gone or on its way out is fine."""
+    try:
+        client.remove_container(container, v=True, force=True)
+    except APIError as error:
+        if error.status_code not in (404, 409):
+            raise
+
+
+def _run_short(client: APIClient, body: Mapping[str, Any], timeout_s: int) -> tuple[int, bytes]:
+    container = client.create_container_from_config(dict(body))["Id"]
+    try:
+        client.start(container)
+        code = client.wait(container, timeout=timeout_s)["StatusCode"]
+        return int(code), bytes(client.logs(container, stdout=True, stderr=True))
+    finally:
+        remove_container(client, container)
+
+
+def _containers(client: APIClient, labels: Mapping[str, str]) -> list[Mapping[str, Any]]:
+    wanted = [f"{LABEL_PREFIX}schema"] + [f"{LABEL_PREFIX}{key}={value}" for key, value in labels.items()]
+    return list(client.containers(all=True, filters={"label": wanted}))
+
+
+def _inspect_all(client: APIClient, labels: Mapping[str, str]) -> list[Mapping[str, Any]]:
+    found = []
+    for container in _containers(client, labels):
+        try:
+            found.append(client.inspect_container(container["Id"]))
+        except ApiNotFound:
+            continue  # removed between the two calls
+    return found
+
+
+def _inspect_status(client: APIClient, container: str) -> JobStatus:
+    try:
+        return status_of(client.inspect_container(container))
+    except ApiNotFound:
+        return removed_status()

@@ -1,0 +1,105 @@
+"""Docker's inspect answer -> Job and JobStatus. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from ...i18n import _
+from ...jobs.diagnosis import explain
+from ...spec import Job, JobState, JobStatus, Reason, Role
+from .request import LABEL_PREFIX
+
+_LIVE = {
+    "created": JobState.STARTING,
+    "running": JobState.RUNNING,
+    "paused": JobState.RUNNING,
+    "restarting": JobState.RUNNING,
+    "removing": JobState.RUNNING,
+}
+
+
+def epoch(text: str) -> float | None:
+    """Return seconds since the epoch for Docker's timestamps; its year-one value means never."""
+    if not text or text.startswith("0001-"):
+        return None
+    head, _, fraction = text.rstrip("Z").partition(".")
+    return datetime.fromisoformat(f"{head}.{(fraction + '000000')[:6]}+00:00").timestamp()
+
+
+def status_of(inspect: Mapping[str, Any]) -> JobStatus:
+    """Return the status of an inspected container; an exit code counts only once the container has exited."""
+    state = inspect["State"]
+    started = epoch(state.get("StartedAt", ""))
+    live = _LIVE.get(state["Status"])
+    if live:
+        return JobStatus(live, started_at=started)
+    code = int(state["ExitCode"])
+    reason, message = explain(
+        code, oom_killed=bool(state.get("OOMKilled")), memory_limit=int(inspect["HostConfig"].get("Memory") or 0)
+    )
+    ended = JobState.SUCCEEDED if code == 0 else JobState.FAILED
+    text = state.get("Error") or message
+    return JobStatus(ended, code, reason, text, started, epoch(state.get("FinishedAt", "")))
+
+
+def job_of(inspect: Mapping[str, Any]) -> Job:
+    """Return the job that a container's labels describe."""
+    every = inspect["Config"]["Labels"]
+    labels = {key[len(LABEL_PREFIX) :]: value for key, value in every.items() if key.startswith(LABEL_PREFIX)}
+    return Job(
+        id=labels["id"],
+        role=Role(labels["role"]),
+        engine="docker",
+        native_id=inspect["Id"],
+        name=labels.get("name", ""),
+        owner=labels["owner"],
+        environment=labels.get("environment", ""),
+        image_ref=labels.get("image", ""),
+        status=status_of(inspect),
+        labels=labels,
+    )
+
+
+def removed_status() -> JobStatus:
+    """Return the status of a container that somebody else removed: it ended, and nobody saw its exit code."""
+    return JobStatus(JobState.FAILED, None, Reason.REMOVED, _("Its container was removed from outside."))
+
+
+def newest_attempts(inspected: Iterable[Mapping[str, Any]]) -> list[Job]:
+    """Return one job an id, its newest attempt."""
+    jobs: dict[str, Job] = {}
+    # An image may carry a label of ours; only containers that we made carry an id.
+    ours = [found for found in inspected if f"{LABEL_PREFIX}id" in found["Config"]["Labels"]]
+    for job in sorted(map(job_of, ours), key=lambda job: int(job.labels["attempt"])):
+        jobs[job.id] = job
+    return list(jobs.values())
+
+
+@dataclass(frozen=True)
+class ImageInfo:
+    """An image of this host.
+
+    Attributes:
+        id: ``sha256:…``, what containers are made from.
+        ref: What the user calls it.
+        created: Seconds since the epoch.
+        env: The variables that the image sets.
+    """
+
+    id: str
+    ref: str
+    size_bytes: int
+    created: float
+    env: Mapping[str, str]
+
+
+def image_info(image_id: str, ref: str, found: Mapping[str, Any]) -> ImageInfo:
+    """Return an image from an entry of the list (``Created`` in seconds) or from an inspect answer (a timestamp)."""
+    created = found.get("Created") or 0
+    when = float(created) if isinstance(created, (int, float)) else epoch(str(created)) or 0.0
+    variables = (found.get("Config") or {}).get("Env") or []
+    env = dict(item.partition("=")[::2] for item in variables)
+    return ImageInfo(image_id, ref, int(found.get("Size") or 0), when, env)

@@ -1,0 +1,91 @@
+"""Removes what kernels left behind whose owner is gone: killed, or a client that exits without cleaning up."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import contextlib
+import uuid
+from collections.abc import Awaitable, Callable
+
+from ..engines.base import Engine
+from ..engines.registry import load_engine
+from ..errors import DLEnvError
+from ..paths import kernels_dir
+from .folder import KernelFolder
+
+_AT_EXIT_S = 2.0
+_LOOK_S = 0.1
+
+Clean = Callable[[], Awaitable[None]]
+Ended = Callable[[], Awaitable[bool]]
+
+_LEFT: dict[str, tuple[Ended, Clean]] = {}
+"""Kernels of this process that nobody has cleaned up yet."""
+
+
+async def sweep() -> list[str]:
+    """Remove the folders and ended replicas of kernels without an owner and return their ids.
+
+    One that still runs is left to its watchdog. Whatever goes wrong is left for the next time.
+    """
+    gone = []
+    for folder in await asyncio.to_thread(_abandoned):
+        kernel_id = str(uuid.UUID(folder.path.name))
+        with contextlib.suppress(DLEnvError):
+            if await _forget(kernel_id):
+                await asyncio.to_thread(folder.remove)
+                gone.append(kernel_id)
+    return gone
+
+
+def _abandoned() -> list[KernelFolder]:
+    if not kernels_dir().is_dir():
+        return []
+    names = [path.name for path in kernels_dir().iterdir() if len(path.name) == 32]
+    folders = [KernelFolder(str(uuid.UUID(name))) for name in names if _is_hex(name)]
+    return [folder for folder in folders if folder.abandoned()]
+
+
+def _is_hex(name: str) -> bool:
+    return all(char in "0123456789abcdef" for char in name)
+
+
+async def _forget(kernel_id: str) -> bool:
+    """Remove a kernel that has ended from its engine; False while it runs."""
+    engines: list[Engine] = [load_engine("process"), load_engine("docker")]
+    for engine in engines:
+        status = (await engine.poll([kernel_id])).get(kernel_id)
+        if status is not None and not status.state.ended:
+            return False
+        await engine.remove(kernel_id)
+    return True
+
+
+def clean_at_exit(kernel_id: str, ended: Ended, clean: Clean) -> None:
+    """Clean a kernel up when this process ends, if it has ended by then: some clients shut down and do not wait."""
+    if not _LEFT:
+        atexit.register(_at_exit)
+    _LEFT[kernel_id] = (ended, clean)
+
+
+def cleaned(kernel_id: str) -> None:
+    """Note that a kernel was cleaned up."""
+    _LEFT.pop(kernel_id, None)
+
+
+def _at_exit() -> None:
+    if _LEFT:
+        asyncio.run(_clean_the_ended())
+
+
+async def _clean_the_ended() -> None:
+    await asyncio.gather(*(_clean_one(*pair) for pair in list(_LEFT.values())), return_exceptions=True)
+
+
+async def _clean_one(ended: Ended, clean: Clean) -> None:
+    for _look in range(int(_AT_EXIT_S / _LOOK_S)):
+        if await ended():
+            await clean()
+            return
+        await asyncio.sleep(_LOOK_S)

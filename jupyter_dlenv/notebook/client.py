@@ -1,0 +1,152 @@
+"""The job API's client, as magics, widgets and the command line use it.
+
+Standard library only and Python 3.8 syntax. It always speaks over a Unix socket: a container kernel's own
+``api.sock``, the server's socket beside a kernel on the host, or one that this process serves itself when there is no
+server at all.
+"""
+
+import http.client
+import json
+import os
+import socket
+from typing import Any, Dict, Iterator, NamedTuple, Optional
+from urllib.parse import quote, urlencode
+
+from ..errors import DLEnvError, EngineUnavailable, from_json
+from ..i18n import _
+
+SOCKET_VARIABLE = "DLENV_API"
+_PREFIX = "/dlenv/api/v1"
+_CHUNK = 1 << 20
+
+
+class Frame(NamedTuple):
+    """A piece of a job's log; ``job`` is set on the last one of a followed log."""
+
+    data: bytes
+    cursor: str
+    open_lines: Dict[str, str]
+    state: str
+    job: Optional[Dict[str, Any]]
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: str) -> None:
+        super().__init__("localhost")
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            self.sock.connect(self._path)
+        except OSError as error:
+            self.sock.close()
+            raise EngineUnavailable(
+                _("The job service of this kernel does not answer ({error}).").format(error=error),
+                hint=_("The process that started the kernel may be gone: restart the kernel."),
+            ) from error
+
+
+class Client:
+    """Calls the job API.
+
+    Args:
+        path: The Unix socket.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def call(self, method: str, path: str, body: Any = None, query: Optional[Dict[str, str]] = None) -> Any:
+        """Return the JSON data of an answer.
+
+        Raises:
+            DLEnvError: What the service refused, as it said it.
+        """
+        connection = _UnixConnection(self._path)
+        try:
+            response = self._request(connection, method, path, body, query)
+            text = response.read()
+            return json.loads(text) if text else None
+        finally:
+            connection.close()
+
+    def follow(self, job_id: str, cursor: str = "", follow: bool = True, tail: Optional[int] = None) -> Iterator[Frame]:
+        """Yield the frames of a job's log from a cursor on, until the job has ended."""
+        query = {"cursor": cursor, "follow": "1" if follow else "0"}
+        if tail is not None:
+            query["tail"] = str(tail)
+        connection = _UnixConnection(self._path)
+        try:
+            response = self._request(connection, "GET", f"/jobs/{quote(job_id, safe='')}/log", None, query)
+            while True:
+                line = response.readline()
+                if not line:
+                    return
+                head = json.loads(line)
+                data = _exactly(response, head["bytes"])
+                yield Frame(data, head["cursor"], head["open_lines"], head["state"], head.get("job"))
+        finally:
+            connection.close()
+
+    def _request(
+        self, connection: _UnixConnection, method: str, path: str, body: Any, query: Optional[Dict[str, str]]
+    ) -> http.client.HTTPResponse:
+        text = json.dumps(body).encode() if body is not None else None
+        target = f"{_PREFIX}{path}" + (f"?{urlencode(query)}" if query else "")
+        headers = {"Content-Type": "application/json"} if text else {}
+        connection.request(method, target, text, headers)
+        response = connection.getresponse()
+        if response.status >= 400:
+            raise _failure(response)
+        return response
+
+
+def _exactly(response: http.client.HTTPResponse, count: int) -> bytes:
+    parts = []
+    while count:
+        piece = response.read(min(count, _CHUNK))
+        if not piece:
+            raise EngineUnavailable(_("The log stream broke off."), hint="%dlattach JOB")
+        parts.append(piece)
+        count -= len(piece)
+    return b"".join(parts)
+
+
+def _failure(response: http.client.HTTPResponse) -> DLEnvError:
+    text = response.read()
+    try:
+        return from_json(json.loads(text))
+    except ValueError:
+        return DLEnvError(f"HTTP {response.status}: {text[:200]!r}")
+
+
+def find_client() -> Client:
+    """Return a client for wherever this code runs."""
+    path = os.environ.get(SOCKET_VARIABLE) or _beside_server() or _embedded()
+    return Client(path)
+
+
+def _beside_server() -> str:
+    """Return the socket of the server that started this kernel, empty when there is none."""
+    parent = os.environ.get("JPY_PARENT_PID", "")
+    if not parent.isdigit():
+        return ""
+    try:
+        from ..paths import server_socket
+    except ImportError:
+        return ""
+    path = str(server_socket(int(parent)))
+    return path if os.path.exists(path) else ""
+
+
+_EMBEDDED: Dict[str, Any] = {}
+
+
+def _embedded() -> str:
+    """Serve the job API in this process, once, and return its socket."""
+    if "path" not in _EMBEDDED:
+        from .embedded import serve
+
+        _EMBEDDED["path"] = serve()
+    return str(_EMBEDDED["path"])

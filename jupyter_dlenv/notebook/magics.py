@@ -1,0 +1,221 @@
+"""The magics: parse a line, call the job API, show what comes back.
+
+Standard library and IPython only, Python 3.8 syntax.
+"""
+
+import os
+import shlex
+import sys
+import time
+from dataclasses import asdict, replace
+from typing import Any, Callable, Dict, List, Optional
+
+from IPython.core.magic import Magics, cell_magic, line_magic, magics_class, no_var_expand
+
+from ..errors import InvalidRequest
+from ..i18n import _
+from ..options import RunOptions, RunRequest, parse_run, usage
+from .client import Client, find_client
+from .follow import Display, Lines, raise_for_state, state_line, terminal_columns, until_ended
+from .links import show_hint
+
+
+def words_of(line: str) -> List[str]:
+    """Return the words of a line, quoted as in a shell; nothing else of a shell's has a meaning.
+
+    Raises:
+        InvalidRequest: A quote is not closed.
+    """
+    try:
+        return shlex.split(line)
+    except ValueError as error:
+        raise InvalidRequest(_("The line cannot be read: {error}.").format(error=error)) from None
+
+
+def in_notebook(shell: Any) -> bool:
+    """True where outputs can be replaced in place, false in a terminal."""
+    return hasattr(shell, "kernel")
+
+
+class Session:
+    """What the magics of one shell share."""
+
+    def __init__(self, shell: Any) -> None:
+        self.shell = shell
+        self._client: Optional[Client] = None
+
+    @property
+    def client(self) -> Client:
+        """The job API, found on first use."""
+        if self._client is None:
+            self._client = find_client()
+        return self._client
+
+    def run(self, request: RunRequest, options: RunOptions) -> None:
+        """Submit a job and show it to its end.
+
+        Raises:
+            JobFailed: It did not succeed.
+        """
+        complete = replace(request, python=sys.executable)
+        job = self.client.call("POST", "/jobs", asdict(complete))
+        if complete.dry_run:
+            print(job["command"])
+        elif options.detach:
+            print(_("Job {id} runs. Its log: %dlattach {id}").format(id=job["id"]))
+        else:
+            self.attach(job, plain=options.plain)
+
+    def attach(self, job: Dict[str, Any], *, plain: bool = False) -> None:
+        """Show a job's log to its end.
+
+        Raises:
+            JobFailed: It did not succeed.
+        """
+        show = self._viewer(job, plain)
+        raise_for_state(until_ended(self.client, job, show))
+
+    def _viewer(self, job: Dict[str, Any], plain: bool) -> Callable[[Any], None]:
+        if plain or not in_notebook(self.shell):
+            return Lines(_print, terminal_columns(sys.stdout)).add
+        return _display(self.shell, job)
+
+
+def _print(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def _display(shell: Any, job: Dict[str, Any]) -> Callable[[Any], None]:
+    def publish(data: Dict[str, Any], transient: Dict[str, Any], update: bool) -> None:
+        shell.display_pub.publish(data=data, metadata={}, transient=transient, update=update)
+
+    return Display(job, publish).add
+
+
+@magics_class
+class DLEnvMagics(Magics):
+    """``%dlrun`` and its like."""
+
+    def __init__(self, shell: Any) -> None:
+        super().__init__(shell)
+        self._session = Session(shell)
+
+    @no_var_expand
+    @line_magic
+    def dlrun(self, line: str) -> None:
+        """Run a script in containers: %dlrun train.py --nproc 2 -- --lr 0.1"""
+        options = parse_run(words_of(line))
+        if options.help:
+            print(usage("%dlrun"))
+        else:
+            self._session.run(options.request, options)
+
+    @no_var_expand
+    @cell_magic("dlrun")  # type: ignore[arg-type]  # IPython types its decorator for plain functions
+    def dlrun_cell(self, line: str, cell: str) -> None:
+        """Run the cell as a script: %%dlrun --nproc 2"""
+        options = parse_run(words_of(line))
+        if options.help:
+            print(usage("%%dlrun"))
+            return
+        if options.request.script or options.request.module:
+            raise InvalidRequest(
+                _("%%dlrun runs the cell, so {what!r} has no place.").format(
+                    what=options.request.script or options.request.module
+                ),
+                hint="%dlrun " + line,
+            )
+        self._session.run(replace(options.request, cell=cell, script="cell.py"), options)
+
+    @line_magic
+    def dljobs(self, line: str) -> None:
+        """List the jobs, newest first."""
+        _no_words(line, "%dljobs")
+        for job in self._session.client.call("GET", "/jobs")["jobs"]:
+            print(state_line(job, job["state"], time.time()))
+
+    @line_magic
+    def dllogs(self, line: str) -> None:
+        """Print a job's log as it is now: %dllogs JOB"""
+        viewer = Lines(sys.stdout.write)
+        for frame in self._session.client.follow(self._job(line)["id"], follow=False):
+            viewer.add(frame)
+
+    @line_magic
+    def dlattach(self, line: str) -> None:
+        """Show a job's log from its first line on, to its end: %dlattach JOB"""
+        self._session.attach(self._job(line))
+
+    @line_magic
+    def dlstop(self, line: str) -> None:
+        """Stop a job: %dlstop JOB"""
+        job = self._session.client.call("POST", f"/jobs/{self._job(line)['id']}/cancel", {})
+        print(state_line(job, job["state"], time.time()))
+
+    @line_magic
+    def dlrm(self, line: str) -> None:
+        """Remove an ended job with its log: %dlrm JOB"""
+        job = self._job(line)
+        self._session.client.call("DELETE", f"/jobs/{job['id']}")
+
+    @line_magic
+    def dlgpus(self, line: str) -> None:
+        """List the GPUs of the host."""
+        _no_words(line, "%dlgpus")
+        print(gpus_text(self._session.client.call("GET", "/gpus")))
+
+    @line_magic
+    def dlimages(self, line: str) -> None:
+        """List the images of the host."""
+        _no_words(line, "%dlimages")
+        for image in self._session.client.call("GET", "/images")["images"]:
+            print(f"{image['ref']}  {image['size_bytes'] / 1e9:.2f} GB")
+
+    @line_magic
+    def dlenv(self, line: str) -> Any:
+        """Show the picker of environments."""
+        _no_words(line, "%dlenv")
+        from .widgets import Environments
+
+        return Environments(self._session.client)
+
+    def _job(self, line: str) -> Dict[str, Any]:
+        return find_job(self._session.client, words_of(line))
+
+
+def find_job(client: Client, words: List[str]) -> Dict[str, Any]:
+    """Return the one job that an id or the beginning of one names.
+
+    Raises:
+        InvalidRequest: No id was given, or it names several jobs.
+        JobNotFound: It names none.
+    """
+    if len(words) != 1:
+        raise InvalidRequest(_("Name one job by its id."), hint="%dljobs")
+    jobs = client.call("GET", "/jobs")["jobs"]
+    found = [job for job in jobs if job["id"].startswith(words[0])]
+    if len(found) > 1:
+        raise InvalidRequest(_("{word} begins the ids of {count} jobs.").format(word=words[0], count=len(found)))
+    return found[0] if found else dict(client.call("GET", f"/jobs/{words[0]}"))
+
+
+def gpus_text(answer: Dict[str, Any]) -> str:
+    """Return the GPUs as lines, or why there are none."""
+    if not answer["gpus"]:
+        return _("No GPU: {message}").format(message=answer["message"] or _("no device"))
+    return "\n".join(f"{gpu['index']}  {gpu['name']}  {gpu['uuid']}" for gpu in answer["gpus"])
+
+
+def _no_words(line: str, magic: str) -> None:
+    if line.strip():
+        raise InvalidRequest(_("{magic} takes no arguments.").format(magic=magic))
+
+
+def register(shell: Any) -> None:
+    """Add the magics to a shell; a second time changes nothing."""
+    if "dlrun" in shell.magics_manager.magics["line"]:
+        return
+    shell.register_magics(DLEnvMagics)
+    if "DLENV_ENVIRONMENT" in os.environ:
+        shell.set_custom_exc((FileNotFoundError,), show_hint)

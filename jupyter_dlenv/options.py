@@ -1,0 +1,254 @@
+"""The options of a run: one table for ``%dlrun``, ``jupyter dlenv run`` and the job API.
+
+Standard library only and Python 3.8 syntax: the magics parse inside containers.
+"""
+
+import difflib
+import os
+from dataclasses import dataclass, field
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
+
+from .errors import InvalidRequest, UnknownOption
+from .i18n import _
+from .spec import from_json, new_id
+
+NETWORKS = ("none", "bridge", "host")
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """What a client asks to run; every field is what the person typed, checked later by the job manager.
+
+    Attributes:
+        request_id: Canonical UUID made by the client; it becomes the job's id.
+        script, module: What to run, as seen from ``cwd``; neither for the image's own command.
+        cell: Source of a ``%%dlrun`` cell; ``script`` is then the name it gets.
+        secrets: Values of ``-e KEY``: handed on, kept nowhere.
+        python: The caller's interpreter, for the process engine.
+    """
+
+    request_id: str = field(default_factory=new_id)
+    script: str = ""
+    module: str = ""
+    cell: str = ""
+    args: Tuple[str, ...] = ()
+    cwd: str = ""
+    gpus: str = ""
+    nproc: Optional[int] = None
+    image: str = ""
+    launcher: str = ""
+    engine: str = ""
+    memory: str = ""
+    cpus: Optional[float] = None
+    shm_size: str = ""
+    mounts: Tuple[str, ...] = ()
+    network: str = ""
+    env: Mapping[str, str] = field(default_factory=dict)
+    secrets: Mapping[str, str] = field(default_factory=dict)
+    name: str = ""
+    timeout: Optional[float] = None
+    python: str = ""
+    dry_run: bool = False
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """A parsed command line: the request, and how the client shows it."""
+
+    request: RunRequest
+    detach: bool = False
+    plain: bool = False
+    help: bool = False
+
+
+def _whole(text: str) -> int:
+    if text.isascii() and text.isdigit() and 0 < int(text) < 100_000:
+        return int(text)
+    raise ValueError(text)
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if 0 < value < 1e9:
+        return value
+    raise ValueError(text)
+
+
+def _network(text: str) -> str:
+    if text in NETWORKS:
+        return text
+    raise ValueError(text)
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option: its flag, the request field it fills, how its value reads, and its help.
+
+    Attributes:
+        describe: Returns the help; a function, because the language may differ from one call to the next.
+    """
+
+    flag: str
+    target: str
+    metavar: str
+    read: Optional[Callable[[str], Any]]
+    describe: Callable[[], str]
+
+    @property
+    def help(self) -> str:
+        """What the option does, in the reader's language."""
+        return self.describe()
+
+
+OPTIONS: Tuple[Option, ...] = (
+    Option("--gpus", "gpus", "N|all|UUID,...", str, lambda: _("GPUs per node")),
+    Option("--nproc", "nproc", "N", _whole, lambda: _("processes per node; as many as GPUs unless told")),
+    Option("--image", "image", "REF", str, lambda: _("image to run in; the kernel's own unless told")),
+    Option(
+        "--launcher",
+        "launcher",
+        "NAME",
+        str,
+        lambda: _("torchrun or python; chosen from the script's imports unless told"),
+    ),
+    Option("--engine", "engine", "NAME", str, lambda: _("docker, or process for plain processes without a container")),
+    Option("--memory", "memory", "SIZE", str, lambda: _("memory limit per node, such as 8g")),
+    Option("--cpus", "cpus", "N", _positive, lambda: _("CPU cores per node")),
+    Option("--shm-size", "shm_size", "SIZE", str, lambda: _("size of /dev/shm")),
+    Option("--mount", "mounts", "SRC:DST[:ro]", str, lambda: _("one more host folder; repeat it for more")),
+    Option("--network", "network", "none|bridge|host", _network, lambda: _("network of the container")),
+    Option("-e", "env", "KEY[=VALUE]", str, lambda: _("a variable; without a value the caller's, kept nowhere")),
+    Option("--name", "name", "TEXT", str, lambda: _("name of the job")),
+    Option("--timeout", "timeout", "SECONDS", _positive, lambda: _("stop the job after this time")),
+    Option("--detach", "detach", "", None, lambda: _("return at once; %dlattach JOB shows the log")),
+    Option("--plain", "plain", "", None, lambda: _("print the lines themselves")),
+    Option("--dry-run", "dry_run", "", None, lambda: _("print what would run")),
+    Option("-m", "module", "MODULE", str, lambda: _("run a module instead of a script")),
+)
+_BY_FLAG: Dict[str, Option] = {option.flag: option for option in OPTIONS}
+
+
+def usage(program: str) -> str:
+    """Return the help text of a run."""
+    rows = [(f"{option.flag} {option.metavar}".strip(), option.help) for option in OPTIONS]
+    width = max(len(flag) for flag, _help in rows)
+    lines = "\n".join(f"  {flag:<{width}}  {text}" for flag, text in rows)
+    return f"{program} SCRIPT | -m MODULE [options] [-- script arguments]\n\n{lines}"
+
+
+def nearest(word: str, known: Sequence[str]) -> str:
+    """Return the known word most like the given one, empty when none is near."""
+    return next(iter(difflib.get_close_matches(word, known, n=1, cutoff=0.5)), "")
+
+
+def _unknown(flag: str) -> UnknownOption:
+    close = nearest(flag, list(_BY_FLAG))
+    hint = _("Did you mean {flag}?").format(flag=close) if close else _("See --help for the options.")
+    return UnknownOption(_("There is no option {flag}.").format(flag=flag), hint=hint)
+
+
+def _value(option: Option, text: str) -> Any:
+    try:
+        return option.read(text) if option.read else True
+    except ValueError:
+        message = _("{flag} takes {metavar}, not {text!r}.")
+        raise InvalidRequest(message.format(flag=option.flag, metavar=option.metavar, text=text)) from None
+
+
+def _environment(texts: Sequence[str], environ: Mapping[str, str]) -> Tuple[Dict[str, str], Dict[str, str]]:
+    given = dict(text.partition("=")[::2] for text in texts if "=" in text)
+    asked = [text for text in texts if "=" not in text]
+    missing = [key for key in asked if key not in environ]
+    if missing:
+        raise InvalidRequest(
+            _("-e {key}: this variable is not set here.").format(key=missing[0]),
+            hint=_("Set it, or write -e {key}=VALUE.").format(key=missing[0]),
+        )
+    return given, {key: environ[key] for key in asked}
+
+
+def _split(argv: Sequence[str]) -> Tuple[List[str], List[str]]:
+    words = list(argv)
+    at = words.index("--") if "--" in words else len(words)
+    return words[:at], words[at + 1 :]
+
+
+def parse_run(argv: Sequence[str], *, environ: Optional[Mapping[str, str]] = None, cwd: str = "") -> RunOptions:
+    """Read a command line's words, without the program's name.
+
+    Raises:
+        UnknownOption: An option does not exist; the nearest one is named.
+        InvalidRequest: A value is missing or cannot be read, or there are two scripts.
+    """
+    words, script_args = _split(argv)
+    values: Dict[str, Any] = {}
+    texts: List[str] = []
+    queue = iter(words)
+    for word in queue:
+        if word in ("-h", "--help"):
+            return RunOptions(RunRequest(), help=True)
+        if not word.startswith("-") or word == "-":
+            _take_script(values, word)
+            continue
+        flag, equals, inline = word.partition("=") if word.startswith("--") else (word, "", "")
+        option = _BY_FLAG.get(flag)
+        if option is None:
+            raise _unknown(flag)
+        if option.read is None and equals:
+            raise InvalidRequest(_("{flag} takes no value.").format(flag=flag))
+        text = inline if equals or option.read is None else next(queue, None)
+        if text is None:
+            raise InvalidRequest(_("{flag} needs a value: {metavar}.").format(flag=flag, metavar=option.metavar))
+        value = _value(option, text)
+        if option.target == "env":
+            texts.append(value)
+        elif option.target == "mounts":
+            values["mounts"] = (*values.get("mounts", ()), value)
+        else:
+            values[option.target] = value
+    env, secrets = _environment(texts, os.environ if environ is None else environ)
+    shown = {key: bool(values.pop(key, False)) for key in ("detach", "plain")}
+    request = RunRequest(**values, env=env, secrets=secrets, args=tuple(script_args), cwd=cwd or os.getcwd())
+    return RunOptions(request, detach=shown["detach"], plain=shown["plain"])
+
+
+def _take_script(values: Dict[str, Any], word: str) -> None:
+    if "script" in values or "module" in values:
+        raise InvalidRequest(
+            _("{word!r} is one word too many.").format(word=word),
+            hint=_("Arguments of the script come after '--': %dlrun train.py --nproc 2 -- --lr 0.1"),
+        )
+    values["script"] = word
+
+
+def request_from_json(data: Any) -> RunRequest:
+    """Build a request from an API body.
+
+    Raises:
+        InvalidRequest: A field is unknown or has the wrong type.
+    """
+    if not isinstance(data, dict):
+        raise InvalidRequest(_("A run request is a JSON object."))
+    for key, value in data.items():
+        _check_type(key, value)
+    lists = {key: tuple(data[key]) for key in ("args", "mounts") if key in data}
+    return from_json(RunRequest, {**data, **lists})
+
+
+def _check_type(key: str, value: Any) -> None:
+    texts = isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value)
+    table = isinstance(value, dict) and all(isinstance(item, str) for pair in value.items() for item in pair)
+    number = isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0
+    good = {
+        "args": texts,
+        "mounts": texts,
+        "env": table,
+        "secrets": table,
+        "nproc": value is None or (number and isinstance(value, int)),
+        "cpus": value is None or number,
+        "timeout": value is None or number,
+        "dry_run": isinstance(value, bool),
+    }.get(key, isinstance(value, str))
+    if not good:
+        message = _("Field {key!r} of a run request cannot be {value!r}.")
+        raise InvalidRequest(message.format(key=key, value=str(value)[:80]))

@@ -1,0 +1,44 @@
+"""Where jupyter-dlenv keeps things on the host. No folder is made here."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from jupyter_core.paths import jupyter_data_dir, jupyter_runtime_dir
+
+API_SOCKET = "api.sock"
+
+
+def data_dir() -> Path:
+    """Return the folder of runtimes, environments' homes and packages, and job records."""
+    return Path(jupyter_data_dir()) / "dlenv"
+
+
+def jobs_dir() -> Path:
+    """Return the folder that holds one folder a job."""
+    return data_dir() / "jobs"
+
+
+def environment_dir(name: str) -> Path:
+    """Return the folder of an environment: its home and the packages installed into it."""
+    return data_dir() / "environments" / (name or "_none")
+
+
+def kernels_dir() -> Path:
+    """Return the short-pathed folder of kernels' sockets: a Unix socket's path holds 107 bytes."""
+    base = os.environ.get("XDG_RUNTIME_DIR", "")
+    if base and len(base) <= 40 and os.path.isdir(base) and os.access(base, os.W_OK):
+        return Path(base) / "dlenv"
+    return Path(tempfile.gettempdir() if len(tempfile.gettempdir()) <= 30 else "/tmp") / f"dlenv-{os.getuid()}"
+
+
+def kernel_dir(kernel_id: str) -> Path:
+    """Return the private folder of one kernel."""
+    return kernels_dir() / kernel_id.replace("-", "")
+
+
+def server_socket(pid: int) -> Path:
+    """Return the 0600 socket of the server with this process id; kernels on the host find it by their parent's id."""
+    return Path(jupyter_runtime_dir()) / f"dlenv-{pid}.sock"

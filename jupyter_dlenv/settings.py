@@ -1,0 +1,128 @@
+"""The configuration class ``DLEnv``: what an administrator and a user set once for every kernel and job."""
+
+from __future__ import annotations
+
+import getpass
+from collections.abc import Iterable
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+from jupyter_core.paths import jupyter_config_path
+from traitlets import CaselessStrEnum, Dict, List, TraitError, Unicode, default, validate
+from traitlets.config import Config, LoggingConfigurable
+from traitlets.config.loader import ConfigFileNotFound, JSONFileConfigLoader, PyFileConfigLoader
+
+from .errors import InvalidRequest
+from .spec import Mount, parse_mount
+
+_CONFIG_NAMES = ("jupyter_config", "jupyter_dlenv_config")
+
+
+class DLEnv(LoggingConfigurable):
+    """Settings of jupyter-dlenv, read from ``jupyter_dlenv_config.py`` or ``.json`` and the server's own files."""
+
+    root = Unicode(
+        help="""Folder that kernels and jobs see at its own path. Empty for the server's root folder; without a
+        server the nearest parent of the working folder that holds ``.git`` or ``.dlenv``, else the working folder.
+
+        c.DLEnv.root = "/home/alice/projects"
+        """,
+    ).tag(config=True)
+
+    run_as = Unicode(
+        help="""Account whose files kernels and jobs write when the server itself runs as root. Empty for the owner of
+        the notebook folder.
+
+        c.DLEnv.run_as = "alice"
+        """,
+    ).tag(config=True)
+
+    owner = Unicode(help="""Name on everything that is started; the account of the server unless set.""").tag(
+        config=True
+    )
+
+    default_mounts = List(
+        Unicode(),
+        help="""Folders that every kernel and job sees beside the notebook folder, ``SRC:DST[:ro]`` each. What the
+        administrator and the user set both apply; on the same target the administrator's wins.
+
+        c.DLEnv.default_mounts = ["/data/sets:/data/sets:ro"]
+        """,
+    ).tag(config=True)
+
+    environment_variables = Dict(
+        value_trait=Unicode(),
+        key_trait=Unicode(),
+        help="""Variables for every kernel and job, beside the few that are handed on from the server.
+
+        c.DLEnv.environment_variables = {"HF_ENDPOINT": "https://hub.example.org"}
+        """,
+    ).tag(config=True)
+
+    pull = CaselessStrEnum(
+        ["ask", "missing", "never"],
+        default_value="ask",
+        help="""What to do when an image is not on this host: ``ask`` fails in a server with the command to pull it,
+        and pulls with progress on stderr where there is no server; ``missing`` pulls; ``never`` fails.""",
+    ).tag(config=True)
+
+    @default("owner")
+    def _default_owner(self) -> str:
+        return getpass.getuser()
+
+    @validate("default_mounts")
+    def _valid_mounts(self, proposal: Any) -> list[str]:
+        for text in proposal["value"]:
+            try:
+                parse_mount(text)
+            except InvalidRequest as error:
+                raise TraitError(f"c.DLEnv.default_mounts: {error}") from error
+        return list(proposal["value"])
+
+    def mounts(self) -> tuple[Mount, ...]:
+        """Return the default mounts."""
+        return tuple(map(parse_mount, self.default_mounts))
+
+
+def load_settings(parent: Any = None) -> DLEnv:
+    """Return the settings that hold in this process: Jupyter's files at every level, then the parent's own."""
+    levels = [*_file_levels(), parent.config if parent is not None else Config()]
+    merged = Config()
+    for level in levels:
+        merged.merge(deepcopy(level))  # merge() keeps references, and a later level would change an earlier one
+    merged.DLEnv.default_mounts = union_of_mounts(_mounts_of(level) for level in levels)
+    return DLEnv(config=merged, parent=None, **({"log": parent.log} if hasattr(parent, "log") else {}))
+
+
+def union_of_mounts(levels: Iterable[list[str]]) -> list[str]:
+    """Return the mounts of all levels, the administrator's first; the first on a target wins."""
+    chosen: dict[str, str] = {}
+    for text in (text for level in levels for text in level):
+        chosen.setdefault(parse_mount(text).target, text)
+    return list(chosen.values())
+
+
+def _mounts_of(config: Config) -> list[str]:
+    return list(config.DLEnv.default_mounts) if "default_mounts" in config.get("DLEnv", {}) else []
+
+
+def _file_levels() -> list[Config]:
+    """Return one Config a folder and name, the system's before the user's."""
+    found = []
+    for folder in reversed(jupyter_config_path()):
+        for name in _CONFIG_NAMES:
+            found += [_load(loader, f"{name}{suffix}", folder) for loader, suffix in _LOADERS]
+    return found
+
+
+_LOADERS = ((JSONFileConfigLoader, ".json"), (PyFileConfigLoader, ".py"))
+
+
+def _load(loader: type[Any], name: str, folder: str) -> Config:
+    if not (Path(folder) / name).is_file():
+        return Config()
+    try:
+        return Config(loader(name, path=folder).load_config())
+    except ConfigFileNotFound:
+        return Config()

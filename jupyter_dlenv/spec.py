@@ -1,0 +1,381 @@
+"""What runs where: the frozen values that every part of jupyter-dlenv hands to the next.
+
+Standard library only and Python 3.8 syntax, because the same module is imported inside a user's container.
+"""
+
+import hashlib
+import json
+import re
+import uuid
+from dataclasses import asdict, dataclass, field, fields
+from enum import Enum
+from typing import Any, Dict, List, Mapping, Optional, Tuple, Type, TypeVar
+
+from .errors import InvalidRequest
+from .i18n import _
+
+T = TypeVar("T")
+
+CONTAINER_ROOT = "/dlenv"
+"""Everything of ours inside a container lies below this folder, so that it never meets a file of the image."""
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)i?b?", re.IGNORECASE)
+_CANONICAL_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
+
+
+class Role(str, Enum):
+    """Why a container exists; a kernel is a job with one replica."""
+
+    KERNEL = "kernel"
+    TRAINER = "trainer"
+
+
+class JobState(str, Enum):
+    """Where a job stands. Only the first four can still change."""
+
+    PENDING = "PENDING"
+    PULLING = "PULLING"
+    STARTING = "STARTING"
+    RUNNING = "RUNNING"
+    SUCCEEDED = "SUCCEEDED"
+    FAILED = "FAILED"
+    CANCELLED = "CANCELLED"
+    LOST = "LOST"
+
+    @property
+    def ended(self) -> bool:
+        """True when nothing can change the state any more."""
+        return self in (JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED, JobState.LOST)
+
+
+class Reason(str, Enum):
+    """Why a job ended, in the words of the engine contract."""
+
+    COMPLETED = "completed"
+    USER_ERROR = "user error"
+    OUT_OF_MEMORY = "out of memory"
+    KILLED = "killed from outside"
+    REMOVED = "removed from outside"
+    STOPPED = "stopped by its owner"
+    TIMEOUT = "time limit"
+    ENGINE = "engine"
+
+
+@dataclass(frozen=True)
+class Mount:
+    """A host folder seen inside the container.
+
+    Attributes:
+        source: Absolute path on the host.
+        target: Absolute path in the container.
+        read_only: Whether the container may not write it.
+    """
+
+    source: str
+    target: str
+    read_only: bool = False
+
+    def __post_init__(self) -> None:
+        for path in (self.source, self.target):
+            if not path.startswith("/") or "\0" in path or "\n" in path or len(path) > 4096:
+                raise InvalidRequest(_("A mount needs absolute paths, not {path!r}.").format(path=path))
+
+
+@dataclass(frozen=True)
+class GpuRequest:
+    """Which GPUs are asked for, per node: a number, all of them, or named ones."""
+
+    count: int = 0
+    every: bool = False
+    uuids: Tuple[str, ...] = ()
+
+    @classmethod
+    def parse(cls, text: str) -> "GpuRequest":
+        """Read ``2``, ``all`` or ``GPU-…,GPU-…``.
+
+        Raises:
+            InvalidRequest: The text is none of the three.
+        """
+        if text == "all":
+            return cls(every=True)
+        if text.isascii() and text.isdigit() and len(text) < 5:
+            return cls(count=int(text))
+        uuids = tuple(part.strip() for part in text.split(","))
+        if uuids and all(re.fullmatch(r"(GPU|MIG)-[0-9A-Za-z/-]+", part) for part in uuids):
+            return cls(count=len(uuids), uuids=uuids)
+        message = _("--gpus takes a number, 'all' or GPU UUIDs, not {text!r}.")
+        raise InvalidRequest(message.format(text=text), hint=_("Example: --gpus 2"))
+
+    @property
+    def wanted(self) -> bool:
+        """True when any GPU is asked for."""
+        return self.every or self.count > 0
+
+    def __str__(self) -> str:
+        return "all" if self.every else ",".join(self.uuids) or str(self.count)
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one node (container) may use.
+
+    Attributes:
+        gpus: GPUs to lease.
+        cpus: Number of CPU cores, None for no limit.
+        memory_bytes: Memory limit, None for no limit.
+        shm_bytes: Size of /dev/shm, None for a size chosen from the memory.
+    """
+
+    gpus: GpuRequest = GpuRequest()
+    cpus: Optional[float] = None
+    memory_bytes: Optional[int] = None
+    shm_bytes: Optional[int] = None
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Who a process in a container is: numbers for the kernel, a name for people and libraries."""
+
+    uid: int
+    gid: int
+    groups: Tuple[int, ...] = ()
+    user: str = "dlenv"
+
+
+@dataclass(frozen=True)
+class RankLogs:
+    """Where the launcher writes a raw file for each process.
+
+    Attributes:
+        pattern: Glob below the run folder.
+        rank_part: Index of the path component that names the local rank.
+    """
+
+    pattern: str
+    rank_part: int
+
+
+@dataclass(frozen=True)
+class JobSpec:
+    """One thing to run, with nothing left to decide.
+
+    Attributes:
+        id: Name of the job, made by the client, so that a repeated request is recognised.
+        role: Kernel or training.
+        argv: What the replica runs, launcher included.
+        workdir: Working folder inside the replica.
+        run_dir: Host folder shared with the replica alone (``/dlenv/run`` in a container).
+        image: Image ID, None for an engine without images.
+        image_ref: What the user called the image.
+        python: The interpreter in the image.
+        env: Variables for the replica, an allow-list's result.
+        mounts: Host folders to show.
+        mask_dirs: Folders below the mounts to hide behind an empty one.
+        mask_files: Files below the mounts to hide behind an empty one.
+        identity: Whose files the replica writes, None for the caller's own.
+        gpu_uuids: The leased GPUs.
+        rank_logs: Where raw files of ranks appear, None when the launcher has one stream.
+        timeout_s: Time limit, None for none.
+        labels: More labels (kernel id, notebook), without the reserved prefix.
+    """
+
+    id: str
+    role: Role
+    argv: Tuple[str, ...]
+    workdir: str
+    run_dir: str
+    owner: str
+    name: str = ""
+    environment: str = ""
+    instance: str = ""
+    image: Optional[str] = None
+    image_ref: str = ""
+    python: str = "python3"
+    env: Mapping[str, str] = field(default_factory=dict)
+    mounts: Tuple[Mount, ...] = ()
+    mask_dirs: Tuple[str, ...] = ()
+    mask_files: Tuple[str, ...] = ()
+    resources: Resources = Resources()
+    network: str = "bridge"
+    identity: Optional[Identity] = None
+    gpu_uuids: Tuple[str, ...] = ()
+    nproc_per_node: int = 1
+    rank_logs: Optional[RankLogs] = None
+    timeout_s: Optional[float] = None
+    attempt: int = 1
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        require_id(self.id)
+
+    def digest(self) -> str:
+        """Hex SHA-256 of the whole spec: two submissions are the same job exactly when this is equal."""
+        text = json.dumps(asdict(self), sort_keys=True, ensure_ascii=False)
+        return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+@dataclass(frozen=True)
+class JobStatus:
+    """What the engine says of one job now.
+
+    Attributes:
+        exit_code: Exit status of the replica, None while it runs or when nobody saw it.
+        message: One sentence for a person.
+        started_at, finished_at: Seconds since the epoch.
+    """
+
+    state: JobState
+    exit_code: Optional[int] = None
+    reason: Optional[Reason] = None
+    message: str = ""
+    started_at: Optional[float] = None
+    finished_at: Optional[float] = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """A spec that an engine accepted.
+
+    Attributes:
+        native_id: The engine's own name for it (container id, process id).
+    """
+
+    id: str
+    role: Role
+    engine: str
+    native_id: str
+    name: str
+    owner: str
+    environment: str
+    image_ref: str
+    status: JobStatus
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+def new_id() -> str:
+    """Return a fresh canonical UUID."""
+    return str(uuid.uuid4())
+
+
+def require_id(text: str) -> str:
+    """Return the text when it is a canonical lower-case UUID.
+
+    Ids reach file names, container names and labels; jupyter_server passes a client's kernel id through unchecked.
+
+    Raises:
+        InvalidRequest: It is anything else.
+    """
+    if not _CANONICAL_UUID.fullmatch(text):
+        raise InvalidRequest(
+            _("{text!r} is not an id.").format(text=text[:80]),
+            hint=_("Ids look like 5ab4c0de-0000-4000-8000-000000000000."),
+        )
+    return text
+
+
+def require_name(text: str) -> str:
+    """Return the text when it can name an environment: lower case, digits, dots, dashes, at most 63.
+
+    Raises:
+        InvalidRequest: It is anything else.
+    """
+    if not _NAME.fullmatch(text):
+        raise InvalidRequest(
+            _("{text!r} cannot name an environment.").format(text=text[:80]),
+            hint=_("Use lower-case letters, digits, '.', '_' and '-', at most 63 of them."),
+        )
+    return text
+
+
+def parse_size(text: str) -> int:
+    """Return bytes for ``8g``, ``512m``, ``1.5GiB`` or a plain number; units are powers of 1024.
+
+    Raises:
+        InvalidRequest: The text is not a size, or not above zero.
+    """
+    match = _SIZE.fullmatch(text.strip()) if text.isascii() and len(text) < 32 else None
+    scale = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+    size = int(float(match.group(1)) * scale[match.group(2).lower()]) if match else 0
+    if not 0 < size < 1 << 60:
+        raise InvalidRequest(_("{text!r} is not a size.").format(text=text[:80]), hint=_("Examples: 512m, 8g, 1.5g"))
+    return size
+
+
+def format_size(size: float) -> str:
+    """Return a size for people: ``1.5 GiB``."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} TiB"
+
+
+def parse_mount(text: str) -> Mount:
+    """Read ``SRC:DST[:ro]`` or ``src=…,dst=…[,ro]``; the second form takes paths that hold colons.
+
+    Raises:
+        InvalidRequest: The text is neither.
+    """
+    if text.startswith(("src=", "dst=")):
+        parts = dict(part.partition("=")[::2] for part in text.split(","))
+        if set(parts) <= {"src", "dst", "ro"} and "src" in parts:
+            return Mount(parts["src"], parts.get("dst", parts["src"]), "ro" in parts)
+    else:
+        pieces = text.split(":")
+        read_only = len(pieces) == 3 and pieces[2] == "ro"
+        if len(pieces) == 2 or read_only:
+            return Mount(pieces[0], pieces[1], read_only)
+    raise InvalidRequest(
+        _("{text!r} is not a mount.").format(text=text),
+        hint=_("Write SRC:DST[:ro], or src=…,dst=…[,ro] where a path holds ':'."),
+    )
+
+
+def to_json(value: Any) -> Any:
+    """Return plain JSON data for a dataclass of this module; defaults are kept, enums become their values."""
+    return json.loads(json.dumps(asdict(value), ensure_ascii=False))
+
+
+def from_json(cls: Type[T], data: Mapping[str, Any]) -> T:
+    """Build a flat dataclass from JSON data.
+
+    Raises:
+        InvalidRequest: A key is unknown or a required one is missing.
+    """
+    known = {item.name for item in fields(cls)}  # type: ignore[arg-type]  # only dataclasses are passed
+    unknown = sorted(set(data) - known)
+    if unknown:
+        raise InvalidRequest(_("{kind} has no {fields}.").format(kind=cls.__name__, fields=", ".join(unknown)))
+    try:
+        return cls(**data)
+    except TypeError as error:
+        raise InvalidRequest(f"{cls.__name__}: {error}.") from None
+
+
+def status_from_json(data: Mapping[str, Any]) -> JobStatus:
+    """Build :class:`JobStatus` from :func:`to_json`'s result."""
+    reason = data.get("reason")
+    parts: Dict[str, Any] = {**data, "state": JobState(data["state"]), "reason": Reason(reason) if reason else None}
+    return from_json(JobStatus, parts)
+
+
+def labels_of(spec: JobSpec, prefix: str = "io.jupyter-dlenv.") -> Dict[str, str]:
+    """Return every label that the spec's containers carry, the reserved ones last so that none can be replaced."""
+    own: List[Tuple[str, str]] = [
+        ("id", spec.id),
+        ("owner", spec.owner),
+        ("role", spec.role.value),
+        ("kernel" if spec.role is Role.KERNEL else "job", spec.id),
+        ("attempt", str(spec.attempt)),
+        ("lease", ",".join(spec.gpu_uuids)),
+        ("environment", spec.environment),
+        ("instance", spec.instance),
+        ("name", spec.name),
+        ("image", spec.image_ref),
+        ("run-dir", spec.run_dir),
+        ("spec", spec.digest()),
+        ("schema", "1"),
+    ]
+    more = [(key, value) for key, value in spec.labels.items()]
+    return {prefix + key: value for key, value in more + own}

@@ -1,0 +1,181 @@
+/**
+ * @jest-environment jsdom
+ */
+import { nullTranslator } from '@jupyterlab/translation';
+import * as React from 'react';
+import { act } from 'react';
+import type { Root } from 'react-dom/client';
+import { createRoot } from 'react-dom/client';
+
+import type { ISection } from '../model';
+import { ApiError } from '../request';
+import type { IJobsProps } from '../sections';
+import { EnvironmentsSection, JobsSection, KernelsSection } from '../sections';
+import type { IJob, IKernel } from '../tokens';
+
+const trans = nullTranslator.load('jupyter_dlenv');
+const NONE = { items: [], loaded: true, error: null };
+const JOB: IJob = {
+  id: 'j1',
+  name: 'train',
+  state: 'RUNNING',
+  exit_code: null,
+  message: '',
+  image: '',
+  environment: '',
+  command: 'train.py --lr 1',
+  created_at: 1000,
+  started_at: 1000,
+  finished_at: null,
+  log_path: '',
+  log_bytes: 0
+};
+
+let host: HTMLElement;
+let root: Root;
+
+beforeEach(() => {
+  Object.assign(globalThis, { IS_REACT_ACT_ENVIRONMENT: true });
+  host = document.body.appendChild(document.createElement('div'));
+  root = createRoot(host);
+});
+
+afterEach(() => {
+  act(() => root.unmount());
+  host.remove();
+});
+
+function show(element: JSX.Element): void {
+  act(() => root.render(element));
+}
+
+function button(label: string): HTMLButtonElement {
+  const found = host.querySelector<HTMLButtonElement>(`button[aria-label="${label}"]`);
+  if (!found) {
+    throw new Error(`no button ${label} in ${host.innerHTML}`);
+  }
+  return found;
+}
+
+function showJobs(job: IJob, more: Partial<IJobsProps> = {}): void {
+  const section: ISection<IJob> = { items: [job], loaded: true, error: null };
+  const silent = () => undefined;
+  const props = {
+    section,
+    trans,
+    now: 4723,
+    stopping: new Set<string>(),
+    onStop: silent,
+    onLog: silent
+  };
+  show(<JobsSection {...props} {...more} />);
+}
+
+describe('EnvironmentsSection', () => {
+  it('says what to do when there is none', () => {
+    show(<EnvironmentsSection section={NONE} trans={trans} onStart={() => undefined} />);
+    expect(host.textContent).toContain('jupyter dlenv env add NAME --image REF');
+  });
+
+  it('starts a notebook', () => {
+    const started: string[] = [];
+    const torch = { name: 'torch', display_name: '', engine: 'docker', image: 'img:1', gpus: '' };
+    show(
+      <EnvironmentsSection
+        section={{ ...NONE, items: [torch] }}
+        trans={trans}
+        onStart={name => started.push(name)}
+      />
+    );
+    act(() => button('Start a notebook with torch').click());
+    expect(started).toEqual(['torch']);
+    expect(host.textContent).toContain('img:1');
+  });
+
+  it('says what failed and what helps', () => {
+    const error = new ApiError(
+      503,
+      'EngineUnavailable',
+      'Docker does not answer.',
+      'systemctl start docker'
+    );
+    const section = { items: [], loaded: false, error };
+    show(<EnvironmentsSection section={section} trans={trans} onStart={() => undefined} />);
+    const alert = host.querySelector('[role="alert"]');
+    expect(alert?.textContent).toContain(
+      'The environments could not be listed. Docker does not answer.'
+    );
+    expect(alert?.querySelector('code')?.textContent).toBe('systemctl start docker');
+  });
+
+  it('names the command that enables a server extension which is off', () => {
+    const section = {
+      items: [],
+      loaded: false,
+      error: new ApiError(404, 'NotServed', 'Not Found')
+    };
+    show(<EnvironmentsSection section={section} trans={trans} onStart={() => undefined} />);
+    expect(host.querySelector('code')?.textContent).toBe(
+      'jupyter server extension enable jupyter_dlenv'
+    );
+  });
+});
+
+describe('KernelsSection', () => {
+  it('shuts a kernel down once', () => {
+    const stopped: string[] = [];
+    const kernel: IKernel = { id: 'k1', environment: 'torch', image: 'img:1', state: 'RUNNING' };
+    const props = {
+      section: { ...NONE, items: [kernel] },
+      trans,
+      onStop: (id: string) => stopped.push(id)
+    };
+    show(<KernelsSection {...props} stopping={new Set()} />);
+    act(() => button('Shut down the kernel of torch').click());
+    show(<KernelsSection {...props} stopping={new Set(['k1'])} />);
+    expect(stopped).toEqual(['k1']);
+    expect(button('Shut down the kernel of torch').disabled).toBe(true);
+    expect(host.textContent).toContain('stopping…');
+  });
+});
+
+describe('JobsSection', () => {
+  it('shows the state in words and how long the job has run', () => {
+    showJobs(JOB);
+    expect(host.textContent).toContain('running1:02:03');
+    expect(host.querySelector('.jp-dlenv-State svg')).not.toBeNull();
+  });
+
+  it('stops a running job, and kills one that is stopping', () => {
+    const stops: [string, boolean][] = [];
+    const onStop = (id: string, force: boolean) => stops.push([id, force]);
+    showJobs(JOB, { onStop });
+    act(() => button('Stop train').click());
+    showJobs(JOB, { onStop, stopping: new Set(['j1']) });
+    act(() => button('Kill train at once').click());
+    expect(stops).toEqual([
+      ['j1', false],
+      ['j1', true]
+    ]);
+  });
+
+  it('opens the log', () => {
+    const opened: string[][] = [];
+    showJobs(JOB, { onLog: (...args) => opened.push(args) });
+    act(() => button('Show the log of train').click());
+    expect(opened).toEqual([['j1', 'train']]);
+  });
+
+  it('says how a job ended, and offers no stop', () => {
+    showJobs({
+      ...JOB,
+      state: 'FAILED',
+      exit_code: 1,
+      message: 'ValueError on rank 1.',
+      finished_at: 1059
+    });
+    expect(host.textContent).toContain('failed0:00:59');
+    expect(host.textContent).toContain('ValueError on rank 1.');
+    expect(host.querySelector('[aria-label^="Stop"]')).toBeNull();
+  });
+});

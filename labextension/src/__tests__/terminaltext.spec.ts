@@ -1,0 +1,40 @@
+import { MAX_LINE_CHARS, parseSpans, settle } from '../terminaltext';
+
+const ESC = '\x1b';
+
+describe('settle', () => {
+  it.each([
+    ['plain', 'plain'],
+    ['windows\r', 'windows'],
+    ['  0%\r 50%\r100%', '100%'],
+    ['  0%\r 50%\r100%\r', '100%'],
+    ['\r', '']
+  ])('shows %j as %j', (line, shown) => {
+    expect(settle(line)).toBe(shown);
+  });
+
+  it('cuts what no page can lay out', () => {
+    expect(settle('x'.repeat(MAX_LINE_CHARS + 1))).toHaveLength(MAX_LINE_CHARS + 1);
+    expect(settle('x'.repeat(1_000_000)).endsWith('x…')).toBe(true);
+  });
+});
+
+describe('parseSpans', () => {
+  it.each([
+    ['plain', [['plain']]],
+    ['', []],
+    [`${ESC}[31merror${ESC}[0m: no`, [['error', 'red'], [': no']]],
+    [
+      `${ESC}[1;92mok${ESC}[22m so${ESC}[m far`,
+      [['ok', 'bold', 'green'], [' so', 'green'], [' far']]
+    ],
+    [`${ESC}[31ma${ESC}[34mb${ESC}[39mc`, [['a', 'red'], ['b', 'blue'], ['c']]],
+    [`${ESC}[38;5;196mdeep${ESC}[48;2;1;31;4m er`, [['deep'], [' er']]],
+    [`${ESC}[2K${ESC}[?25lloss${ESC}[1A 0.1`, [['loss'], [' 0.1']]],
+    [`${ESC}]8;;file:///x${ESC}\\link${ESC}]8;;\x07!`, [['link'], ['!']]],
+    ['bell\x07\x00 tab\t', [['bell'], [' tab\t']]],
+    [`cut ${ESC}[3`, [['cut ']]]
+  ])('reads %j', (line, expected) => {
+    expect(parseSpans(line).map(({ text, styles }) => [text, ...styles])).toEqual(expected);
+  });
+});

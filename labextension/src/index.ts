@@ -1,0 +1,3 @@
+import { environmentOutput, jobOutput, main } from './plugins';
+
+export default [main, jobOutput, environmentOutput];

@@ -1,0 +1,38 @@
+/**
+ * The last lines of a log, at most `capacity` of them.
+ *
+ * Lines are numbered from 0 as they come; `first` is the number of the oldest that is still here.
+ */
+export class LineBuffer {
+  constructor(readonly capacity: number) {}
+
+  get first(): number {
+    return this._end - this.length;
+  }
+
+  get end(): number {
+    return this._end;
+  }
+
+  get length(): number {
+    return this._lines.length;
+  }
+
+  push(line: string): void {
+    if (this._lines.length < this.capacity) {
+      this._lines.push(line);
+    } else {
+      this._lines[this._end % this.capacity] = line;
+    }
+    this._end += 1;
+  }
+
+  /** Return the line with that number; the empty string when it is not here. */
+  at(number: number): string {
+    const kept = number >= this.first && number < this._end;
+    return kept ? this._lines[number % this.capacity] : '';
+  }
+
+  private _end = 0;
+  private _lines: string[] = [];
+}

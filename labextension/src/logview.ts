@@ -1,0 +1,148 @@
+import type { TranslationBundle } from '@jupyterlab/translation';
+import { ReactWidget } from '@jupyterlab/ui-components';
+import type { Message } from '@lumino/messaging';
+import { Signal } from '@lumino/signaling';
+import { Panel } from '@lumino/widgets';
+import * as React from 'react';
+
+import type { JobLog } from './joblog';
+import type { ILogHeaderProps } from './logheader';
+import { LogHeader } from './logheader';
+import { LogPane } from './logpane';
+import type { DLEnvModel } from './model';
+import type { JobState } from './tokens';
+import { hasEnded } from './tokens';
+
+const TICK_MS = 1000;
+
+export interface ILogViewOptions {
+  readonly jobId: string;
+  /** What to call the job until the server has said. */
+  readonly name: string;
+  readonly lastState?: JobState;
+  readonly model: DLEnvModel;
+  readonly trans: TranslationBundle;
+  readonly onStop: (force: boolean) => void;
+  readonly onOpen?: () => void;
+}
+
+/** A job's state and live log; reads only while it can be seen. */
+export class LogView extends Panel {
+  constructor(private readonly _options: ILogViewOptions) {
+    super();
+    this.addClass('jp-dlenv-LogView');
+    this._log = _options.model.log(_options.jobId);
+    this._pane = new LogPane(this._log, _options.trans);
+    this._header = new HeaderWidget(() => this._headerProps());
+    this.addWidget(this._header);
+    this.addWidget(this._pane);
+    this._log.changed.connect(this._onChanged, this);
+    this._pane.followingChanged.connect(this._refreshHeader, this);
+    _options.model.stateChanged.connect(this._refreshHeader, this);
+  }
+
+  get jobId(): string {
+    return this._options.jobId;
+  }
+
+  get jobName(): string {
+    return this._log.job?.name || this._options.name;
+  }
+
+  override dispose(): void {
+    this._rest();
+    this._log.dispose();
+    Signal.clearData(this);
+    super.dispose();
+  }
+
+  protected override onAfterAttach(msg: Message): void {
+    super.onAfterAttach(msg);
+    this._watch();
+  }
+
+  protected override onAfterShow(msg: Message): void {
+    super.onAfterShow(msg);
+    this._watch();
+  }
+
+  protected override onBeforeHide(msg: Message): void {
+    this._rest();
+    super.onBeforeHide(msg);
+  }
+
+  protected override onBeforeDetach(msg: Message): void {
+    this._rest();
+    super.onBeforeDetach(msg);
+  }
+
+  private _watch(): void {
+    if (this.isVisible && this._clock === 0) {
+      this._log.start();
+      this._clock = window.setInterval(() => this._tick(), TICK_MS);
+    }
+  }
+
+  private _rest(): void {
+    this._log.pause();
+    window.clearInterval(this._clock);
+    this._clock = 0;
+  }
+
+  private _tick(): void {
+    if (this._log.job && !hasEnded(this._log.job.state)) {
+      this._header.update();
+    }
+  }
+
+  private _onChanged(): void {
+    this._pane.setHidden(this._log.phase === 'missing');
+    this._refreshHeader();
+  }
+
+  /** Lines come by the thousand, and the header shows none of them. */
+  private _refreshHeader(): void {
+    const { job, phase, error, shortened, stopping, following } = this._headerProps();
+    const key = JSON.stringify([job, phase, String(error), shortened, stopping, following]);
+    if (key !== this._headerKey) {
+      this._headerKey = key;
+      this._header.update();
+    }
+  }
+
+  private _headerProps(): ILogHeaderProps {
+    const { model, name, lastState, trans, onStop, onOpen } = this._options;
+    const { job, phase, error, shortened } = this._log;
+    return {
+      name,
+      job,
+      phase,
+      error,
+      shortened,
+      trans,
+      onStop,
+      onOpen,
+      lastState: lastState ?? null,
+      stopping: model.stopping.has(this.jobId),
+      following: this._pane.following,
+      now: Date.now() / 1000,
+      onFollow: follow => (this._pane.following = follow)
+    };
+  }
+
+  private _clock = 0;
+  private _header: HeaderWidget;
+  private _headerKey = '';
+  private _log: JobLog;
+  private _pane: LogPane;
+}
+
+class HeaderWidget extends ReactWidget {
+  constructor(private readonly _props: () => ILogHeaderProps) {
+    super();
+  }
+
+  protected override render(): JSX.Element {
+    return React.createElement(LogHeader, this._props());
+  }
+}

@@ -1,0 +1,67 @@
+import type { TranslationBundle } from '@jupyterlab/translation';
+
+import { ApiError } from './request';
+import type { IJob, JobState } from './tokens';
+import { hasEnded } from './tokens';
+
+/** What went wrong, and the next step, empty when there is none. */
+export interface IProblem {
+  readonly message: string;
+  readonly hint: string;
+}
+
+/** Return the state in the user's language; a state of a newer server as it is. */
+export function stateText(state: JobState, trans: TranslationBundle): string {
+  const texts: Record<JobState, string> = {
+    PENDING: trans.__('waiting'),
+    PULLING: trans.__('pulling the image'),
+    STARTING: trans.__('starting'),
+    RUNNING: trans.__('running'),
+    SUCCEEDED: trans.__('succeeded'),
+    FAILED: trans.__('failed'),
+    CANCELLED: trans.__('cancelled'),
+    LOST: trans.__('lost')
+  };
+  return texts[state] ?? state;
+}
+
+/** Return how the job ended in one line, its exit code once; empty while it runs and when it simply succeeded. */
+export function outcomeText(job: IJob, trans: TranslationBundle): string {
+  if (!hasEnded(job.state) || job.state === 'SUCCEEDED') {
+    return '';
+  }
+  const known = job.exit_code === null || job.message.includes(String(job.exit_code));
+  const code = known ? '' : trans.__('exit code %1', job.exit_code);
+  return [code, job.message].filter(part => part).join(' · ');
+}
+
+/** Return how long the job has run as `h:mm:ss`, empty before it started; `now` is in seconds since the epoch. */
+export function elapsedText(job: IJob, now: number): string {
+  if (job.started_at === null) {
+    return '';
+  }
+  const end = job.finished_at ?? now;
+  const seconds = Math.max(0, Math.floor(end - job.started_at));
+  const pad = (part: number) => String(part).padStart(2, '0');
+  return `${Math.floor(seconds / 3600)}:${pad(Math.floor(seconds / 60) % 60)}:${pad(seconds % 60)}`;
+}
+
+/** Return what to tell about any error. */
+export function describeError(error: unknown, trans: TranslationBundle): IProblem {
+  if (!(error instanceof ApiError)) {
+    return { message: error instanceof Error ? error.message : String(error), hint: '' };
+  }
+  switch (error.kind) {
+    case 'Unreachable':
+      return { message: trans.__('The Jupyter server does not answer.'), hint: '' };
+    case 'NotServed':
+      return {
+        message: trans.__(
+          'This Jupyter server runs without jupyter-dlenv. Enable it and start again:'
+        ),
+        hint: 'jupyter server extension enable jupyter_dlenv'
+      };
+    default:
+      return { message: error.message, hint: error.hint };
+  }
+}

@@ -1,0 +1,97 @@
+/**
+ * Names and shapes that the other modules share. Importing this file has no side effects.
+ */
+import { Token } from '@lumino/coreutils';
+
+import type { DLEnvModel } from './model';
+
+/** Namespace of commands, widgets and plugins. */
+export const NAMESPACE = 'jupyter-dlenv';
+
+/** What `%dlrun` leaves in a notebook. */
+export const JOB_MIME_TYPE = 'application/vnd.jupyter-dlenv.job+json';
+
+/** What the picker leaves in a notebook: the offer to switch to an environment. */
+export const SWITCH_MIME_TYPE = 'application/vnd.jupyter-dlenv.environment+json';
+
+export namespace CommandIDs {
+  export const open = 'jupyter-dlenv:open';
+  export const refresh = 'jupyter-dlenv:refresh';
+  export const startNotebook = 'jupyter-dlenv:start-notebook';
+  export const stopKernel = 'jupyter-dlenv:stop-kernel';
+  export const stopJob = 'jupyter-dlenv:stop-job';
+  export const openLog = 'jupyter-dlenv:open-log';
+}
+
+export type JobState =
+  'PENDING' | 'PULLING' | 'STARTING' | 'RUNNING' | 'SUCCEEDED' | 'FAILED' | 'CANCELLED' | 'LOST';
+
+/** A job as the REST API describes it; fields that nothing here shows are left out. */
+export interface IJob {
+  readonly id: string;
+  readonly name: string;
+  readonly state: JobState;
+  readonly exit_code: number | null;
+  readonly message: string;
+  readonly image: string;
+  readonly environment: string;
+  readonly command: string;
+  /** Seconds since the epoch, as the two below. */
+  readonly created_at: number;
+  readonly started_at: number | null;
+  readonly finished_at: number | null;
+  readonly log_path: string;
+  readonly log_bytes: number;
+}
+
+/** An environment, which is a kernelspec of the same name. */
+export interface IEnvironment {
+  readonly name: string;
+  readonly display_name: string;
+  readonly engine: string;
+  readonly image: string;
+  readonly gpus: string;
+}
+
+/** A container kernel; `id` is the Jupyter kernel id. */
+export interface IKernel {
+  readonly id: string;
+  readonly environment: string;
+  readonly image: string;
+  readonly state: JobState;
+}
+
+/** The data of an output with {@link JOB_MIME_TYPE}. */
+export interface IJobOutput {
+  readonly job_id: string;
+  readonly state: JobState;
+  readonly name: string;
+}
+
+const ENDED: ReadonlySet<JobState> = new Set<JobState>([
+  'SUCCEEDED',
+  'FAILED',
+  'CANCELLED',
+  'LOST'
+]);
+
+/** True when nothing can change the state any more. */
+export function hasEnded(state: JobState): boolean {
+  return ENDED.has(state);
+}
+
+const JOB_ID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
+
+/**
+ * True for a canonical UUID. Ids come from notebooks that anybody may have written and end up in URLs,
+ * where `..` would reach other endpoints.
+ */
+export function isJobId(text: unknown): text is string {
+  return typeof text === 'string' && JOB_ID.test(text);
+}
+
+/** Provided by the main plugin: what runs, and how to stop it. */
+export const IDLEnvModel = new Token<DLEnvModel>(
+  'jupyter-dlenv:IDLEnvModel',
+  'Environments, container kernels and jobs of jupyter-dlenv, and the logs of jobs.'
+);

@@ -1,0 +1,171 @@
+"""What a person sees in JupyterLab, and what the buttons do."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+
+import pytest
+from counter import COUNTER, expect_live
+from labserver import LabServer
+from playwright.sync_api import Locator, Page, Route, expect
+
+PROGRESS = """
+import os, sys, time
+print("\\033[31mred\\033[0m alert", flush=True)
+for step in range(10):
+    print(f"\\rstep {step}/9", end="", flush=True)
+while not os.path.exists("go"):
+    time.sleep(0.05)
+print()
+sys.exit("no more data")
+"""
+
+
+@pytest.fixture
+def sidebar(page: Page, lab: LabServer) -> Page:
+    """JupyterLab with our sidebar open."""
+    open_sidebar(page, lab)
+    return page
+
+
+def open_sidebar(page: Page, lab: LabServer) -> None:
+    """Load JupyterLab and open our sidebar."""
+    page.goto(lab.page())
+    page.get_by_role("tab", name="Deep learning environments").click()
+
+
+def section(page: Page, name: str) -> Locator:
+    """Return one of the sidebar's sections."""
+    return page.get_by_role("region", name=f"{name} Section")
+
+
+def answer_with(status: int, data: object) -> Callable[[Route], None]:
+    """Return what answers a request of the page in the server's place."""
+    return lambda route: route.fulfill(status=status, body=json.dumps(data))
+
+
+def row(page: Page, name: str) -> Locator:
+    """Return the item of that name in any section."""
+    return page.locator("#jupyter-dlenv-sidebar").get_by_role("listitem").filter(has_text=name)
+
+
+def test_empty_sections_say_what_to_do_next(page: Page, lab: LabServer) -> None:
+    for name in ("environments", "kernels", "jobs"):
+        page.route(f"**/dlenv/api/v1/{name}?*", answer_with(200, {name: []}))
+    open_sidebar(page, lab)
+    expect(section(page, "Environments")).to_contain_text("jupyter dlenv env add NAME --image REF")
+    expect(section(page, "Kernels")).to_contain_text("No kernel runs in a container.")
+    expect(section(page, "Jobs")).to_contain_text("%dlrun train.py --gpus 1")
+
+
+def test_an_environment_appears_while_the_sidebar_is_open(sidebar: Page, lab: LabServer) -> None:
+    expect(section(sidebar, "Environments")).to_contain_text("No environments yet")
+    lab.api("PUT", "environments/py-new", {"engine": "process"})
+    expect(row(sidebar, "py-new")).to_contain_text("no container · process")
+    lab.api("DELETE", "environments/py-new")
+    expect(row(sidebar, "py-new")).to_have_count(0)
+
+
+@pytest.fixture
+def environment(lab: LabServer) -> Iterator[str]:
+    lab.api("PUT", "environments/py-plain", {"engine": "process"})
+    yield "py-plain"
+    lab.api("DELETE", "environments/py-plain")
+
+
+def test_an_environment_starts_a_notebook_and_its_kernel_can_be_stopped(sidebar: Page, environment: str) -> None:
+    sidebar.get_by_role("button", name=f"Start a notebook with {environment}").click()
+    expect(sidebar.get_by_role("button", name=f"{environment} (no container) | Idle")).to_be_visible()
+    kernel = section(sidebar, "Kernels").get_by_role("listitem").filter(has_text=environment)
+    expect(kernel).to_contain_text("running")
+    kernel.get_by_role("button", name=f"Shut down the kernel of {environment}").click()
+    expect(kernel).to_have_count(0)
+
+
+def test_a_job_is_followed_and_stopped(sidebar: Page, lab: LabServer) -> None:
+    job = lab.submit("count.py", COUNTER, name="count")
+    expect(row(sidebar, "count")).to_contain_text("running")
+    sidebar.get_by_role("button", name="Show the log of count").click()
+    expect_live(sidebar.get_by_role("log"))
+    row(sidebar, "count").get_by_role("button", name="Stop count").click()
+    expect(row(sidebar, "count")).to_contain_text("cancelled")
+    expect(sidebar.get_by_role("status").filter(has_text="cancelled")).to_be_visible()
+    assert lab.api("GET", f"jobs/{job['id']}")["state"] == "CANCELLED"
+
+
+def test_the_log_has_a_stop_button_of_its_own(sidebar: Page, lab: LabServer) -> None:
+    lab.submit("count2.py", COUNTER, name="count-too")
+    sidebar.get_by_role("button", name="Show the log of count-too").click()
+    view = sidebar.locator(".jp-dlenv-LogView")
+    expect_live(view.get_by_role("log"))
+    view.get_by_role("button", name="Stop").click()
+    expect(view.get_by_role("status")).to_contain_text("cancelled")
+    expect(view.get_by_role("button", name="Stop")).to_have_count(0)
+
+
+def test_a_progress_bar_is_one_line_and_a_failure_says_why(sidebar: Page, lab: LabServer) -> None:
+    lab.submit("progress.py", PROGRESS, name="bar")
+    sidebar.get_by_role("button", name="Show the log of bar").click()
+    view = sidebar.locator(".jp-dlenv-LogView")
+    expect(view.locator(".jp-dlenv-LogPane-open")).to_have_text("step 9/9")
+    expect(view.locator(".jp-dlenv-ansi-red")).to_have_text("red")
+    (lab.root / "go").touch()
+    expect(view.get_by_role("status")).to_contain_text("failed")
+    expect(view.locator(".jp-dlenv-mod-outcome")).to_contain_text("exit code 1")
+    expect(view.locator(".jp-dlenv-LogPane-open")).to_be_hidden()
+    expect(view.get_by_role("log")).to_contain_text("step 9/9")
+    expect(view.get_by_role("log")).to_contain_text("no more data")
+
+
+def test_a_million_lines_leave_few_rows_in_the_page(sidebar: Page, lab: LabServer) -> None:
+    lab.submit("million.py", "for i in range(1_000_000): print('loss', i)", name="million")
+    sidebar.get_by_role("button", name="Show the log of million").click()
+    view = sidebar.locator(".jp-dlenv-LogView")
+    expect(view.get_by_role("status")).to_contain_text("succeeded")
+    expect(view.get_by_role("log")).to_contain_text("loss 999999")
+    assert view.locator(".jp-dlenv-LogPane-row").count() < 200
+    expect(view).to_contain_text("Only the end of the log is shown.")
+
+
+def test_scrolling_up_ends_following(sidebar: Page, lab: LabServer) -> None:
+    source = "for i in range(300): print('old', i)\n" + COUNTER
+    lab.submit("scroll.py", source, name="scroll")
+    sidebar.get_by_role("button", name="Show the log of scroll").click()
+    view = sidebar.locator(".jp-dlenv-LogView")
+    follow = view.get_by_role("button", name="Follow")
+    expect_live(view.get_by_role("log"))
+    expect(follow).to_have_attribute("aria-pressed", "true")
+    view.get_by_role("log").hover()
+    sidebar.mouse.wheel(0, -100_000)
+    expect(follow).to_have_attribute("aria-pressed", "false")
+    expect(view.get_by_role("log")).to_contain_text("old 0")
+    expect(view.get_by_role("log")).not_to_contain_text("line")
+    follow.click()
+    expect(view.get_by_role("log")).to_contain_text("line")
+    view.get_by_role("button", name="Stop").click()
+
+
+def test_a_lost_connection_is_told_and_repaired(sidebar: Page, lab: LabServer) -> None:
+    lab.submit("again.py", COUNTER, name="again")
+    sidebar.get_by_role("button", name="Show the log of again").click()
+    view = sidebar.locator(".jp-dlenv-LogView")
+    expect_live(view.get_by_role("log"))
+    sidebar.get_by_role("tab", name="Launcher").click()
+    sidebar.context.set_offline(True)
+    sidebar.get_by_role("tab", name="again").click()
+    expect(view.get_by_role("status")).to_contain_text("connecting again")
+    sidebar.context.set_offline(False)
+    expect(view.get_by_role("status")).to_have_text("running")
+    view.get_by_role("button", name="Stop").click()
+    expect(view.get_by_role("status")).to_contain_text("cancelled")
+
+
+def test_a_server_that_fails_is_named(page: Page, lab: LabServer) -> None:
+    refusal = {"error": "EngineUnavailable", "message": "Docker does not answer.", "hint": "systemctl start docker"}
+    page.route("**/dlenv/api/v1/kernels?*", answer_with(503, refusal))
+    open_sidebar(page, lab)
+    alert = section(page, "Kernels").get_by_role("alert")
+    expect(alert).to_contain_text("The kernels could not be listed. Docker does not answer.")
+    expect(alert).to_contain_text("systemctl start docker")
+    expect(section(page, "Environments").get_by_role("alert")).to_have_count(0)

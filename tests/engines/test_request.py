@@ -1,0 +1,185 @@
+"""JobSpec -> create body, as whole values, and the gate before the daemon."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+
+from jupyter_dlenv.engines.docker.request import assert_safe, command_line, create_body, require_source, shm_bytes
+from jupyter_dlenv.errors import Denied
+from jupyter_dlenv.spec import GpuRequest, Identity, JobSpec, Mount, Resources, Role, labels_of
+
+ID = "5ab4c0de-0000-4000-8000-000000000000"
+IMAGE = "sha256:" + "a" * 64
+
+
+def spec(**changes: Any) -> JobSpec:
+    values: dict[str, Any] = {
+        "id": ID,
+        "role": Role.TRAINER,
+        "argv": ("/usr/bin/python3", "/nb/实验 1:a/train.py", "--lr", "0.1"),
+        "workdir": "/nb/实验 1:a",
+        "run_dir": "/jobs/run",
+        "owner": "alice",
+        "image": IMAGE,
+        "image_ref": "lab/torch:1",
+        "python": "/usr/bin/python3",
+        "env": {"HOME": "/dlenv/home"},
+        "mounts": (Mount("/nb", "/nb"), Mount("/data", "/data", read_only=True)),
+        "mask_dirs": ("/nb/.ssh",),
+        "mask_files": ("/nb/.netrc",),
+        "identity": Identity(1000, 1000, (44,), "alice"),
+        "resources": Resources(memory_bytes=8 << 30, cpus=2),
+    }
+    return JobSpec(**{**values, **changes})
+
+
+def bind(source: str, target: str, read_only: bool) -> dict[str, Any]:
+    options = {"Propagation": "rprivate"}
+    return {"Type": "bind", "Source": source, "Target": target, "ReadOnly": read_only, "BindOptions": options}
+
+
+def test_a_training_container_as_a_whole() -> None:
+    job = spec()
+    mask = {"Type": "tmpfs", "Target": "/nb/.ssh", "ReadOnly": True, "TmpfsOptions": {"SizeBytes": 4096, "Mode": 0o555}}
+    assert create_body(job) == {
+        "Image": IMAGE,
+        "Hostname": "dlenv-5ab4c0de",
+        "User": "1000:1000",
+        "Entrypoint": ["/usr/bin/python3", "-I", "-S", "/dlenv/shim.py", "/dlenv/run"],
+        "Cmd": [],
+        "WorkingDir": "/nb/实验 1:a",
+        "Env": ["HOME=/dlenv/home", "NVIDIA_VISIBLE_DEVICES=void"],
+        "Labels": labels_of(job),
+        "Healthcheck": {"Test": ["NONE"]},
+        "StopSignal": "SIGTERM",
+        "Tty": False,
+        "OpenStdin": False,
+        "HostConfig": {
+            "Mounts": [
+                bind("/nb", "/nb", False),
+                bind("/data", "/data", True),
+                mask,
+                bind("/dev/null", "/nb/.netrc", True),
+            ],
+            "CapDrop": ["ALL"],
+            "SecurityOpt": ["no-new-privileges:true"],
+            "Init": True,
+            "IpcMode": "private",
+            "ShmSize": 4 << 30,
+            "PidsLimit": 16384,
+            "NetworkMode": "bridge",
+            "RestartPolicy": {"Name": "no"},
+            "LogConfig": {"Type": "local", "Config": {"max-size": "20m", "max-file": "2"}},
+            "GroupAdd": ["44"],
+            "OomScoreAdj": 500,
+            "Ulimits": [{"Name": "core", "Soft": 0, "Hard": 0}],
+            "Memory": 8 << 30,
+            "MemorySwap": 8 << 30,
+            "NanoCpus": 2_000_000_000,
+        },
+    }
+
+
+def test_gpus_are_asked_for_by_uuid() -> None:
+    body = create_body(spec(gpu_uuids=("GPU-1", "GPU-2")))
+    assert body["HostConfig"]["DeviceRequests"] == [
+        {"Driver": "nvidia", "DeviceIDs": ["GPU-1", "GPU-2"], "Capabilities": [["gpu", "compute", "utility"]]}
+    ]
+    assert "NVIDIA_VISIBLE_DEVICES=GPU-1,GPU-2" in body["Env"]
+    assert body["Labels"]["io.jupyter-dlenv.lease"] == "GPU-1,GPU-2"
+
+
+def test_without_network_the_own_name_resolves() -> None:
+    body = create_body(spec(network="none"))
+    assert body["HostConfig"]["ExtraHosts"] == ["dlenv-5ab4c0de:127.0.0.1"]
+
+
+def test_a_kernel_runs_without_the_shim() -> None:
+    assert create_body(spec(role=Role.KERNEL))["Entrypoint"] == list(spec().argv)
+
+
+def test_shared_memory_is_never_docker_s_default() -> None:
+    assert shm_bytes(spec(resources=Resources())) == 2 << 30
+    assert shm_bytes(spec(resources=Resources(memory_bytes=4 << 30))) == 2 << 30
+    assert shm_bytes(spec(resources=Resources(shm_bytes=123))) == 123
+
+
+def test_the_image_s_variables_cannot_open_devices() -> None:
+    body = create_body(spec(env={"NVIDIA_VISIBLE_DEVICES": "all"}))
+    assert body["Env"] == ["NVIDIA_VISIBLE_DEVICES=void"]
+
+
+def test_a_command_for_people_quotes_what_needs_it() -> None:
+    line = command_line(spec(mounts=(Mount('/a,"b', "/c"),), mask_dirs=(), mask_files=()))
+    assert '--mount \'type=bind,"source=/a,""b",target=/c\'' in line
+    assert line.endswith("--entrypoint /usr/bin/python3 lab/torch:1 '/nb/实验 1:a/train.py' --lr 0.1")
+
+
+UNSAFE: dict[str, dict[str, Any]] = {
+    "image by id": {"Image": "torch:latest"},
+    "user": {"User": "root"},
+    "healthcheck": {"Healthcheck": None},
+    "visible devices": {"Env": []},
+    "labels": {"Labels": {}},
+}
+UNSAFE_HOST: dict[str, dict[str, Any]] = {
+    "privileged": {"Privileged": True},
+    "capabilities": {"CapAdd": ["SYS_ADMIN"]},
+    "no new privileges": {"SecurityOpt": ["seccomp=unconfined"]},
+    "namespaces": {"PidMode": "host"},
+    "network": {"NetworkMode": "container:other"},
+    "ports": {"PortBindings": {"80/tcp": [{}]}},
+    "devices": {"Devices": [{"PathOnHost": "/dev/sda"}]},
+    "typed mounts": {"Binds": ["/:/host"]},
+    "restart": {"RestartPolicy": {"Name": "always"}},
+    "log driver": {"LogConfig": {}},
+    "groups": {"GroupAdd": ["0"]},
+    "mount source": {"Mounts": [bind("/etc", "/x", True)]},
+}
+
+
+@pytest.mark.parametrize("rule", UNSAFE)
+def test_the_gate_refuses_an_unsafe_body(rule: str) -> None:
+    with pytest.raises(Denied, match=rule):
+        assert_safe({**create_body(spec()), **UNSAFE[rule]})
+
+
+@pytest.mark.parametrize("rule", UNSAFE_HOST)
+def test_the_gate_refuses_an_unsafe_host_part(rule: str) -> None:
+    body = copy.deepcopy(create_body(spec()))
+    body["HostConfig"].update(UNSAFE_HOST[rule])
+    with pytest.raises(Denied, match=rule):
+        assert_safe(body)
+
+
+def test_the_gate_lets_a_plain_body_pass() -> None:
+    assert_safe(create_body(spec(resources=Resources(gpus=GpuRequest()))))
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "/",
+        "//",
+        "/etc",
+        "/etc/",
+        "/proc/1",
+        "/sys",
+        "/dev",
+        "/run",
+        "/var/run/docker.sock",
+        "/var/lib/docker/x",
+        "/x/docker.sock",
+    ],
+)
+def test_sources_that_no_container_may_see(source: str) -> None:
+    with pytest.raises(Denied, match="mount source"):
+        require_source(source)
+
+
+@pytest.mark.parametrize("source", ["/etcetera", "/home/a", "/devel", "/run/user/1000/dlenv/ab"])
+def test_sources_that_only_look_alike_pass(source: str) -> None:
+    require_source(source)
