@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from .errors import DLEnvError
+from .errors import DLEnvError, InvalidRequest
 from .i18n import _
 from .options import NETWORKS, parse_run, usage
 
@@ -46,7 +46,9 @@ def parser() -> argparse.ArgumentParser:
     _listing(commands, "gpus", _gpus, _("the GPUs of this host"))
     _listing(commands, "jobs", _jobs, _("the jobs, newest first"))
     _add_job_commands(commands)
+    _add_shell_command(commands)
     _add_env_commands(commands)
+    _add_build_command(commands)
     _add_image_commands(commands)
     commands.add_parser("demo", help=_("run the quickstart notebook on this host"), add_help=False)
     return root
@@ -71,6 +73,14 @@ def _add_job_commands(commands: Any) -> None:
             command.add_argument("-f", "--follow", action="store_true", help=_("go on until the job has ended"))
 
 
+def _add_shell_command(commands: Any) -> None:
+    shell = commands.add_parser("shell", help=_("a terminal in a kernel, a job, an environment or an image"))
+    shell.add_argument("target", help=_("an environment, an image, or a running kernel's or job's id or its beginning"))
+    shell.add_argument("--gpus", default="", help=_("GPUs of a new container, in place of the environment's own"))
+    shell.add_argument("--owner", default="", help=_("whose kernels and jobs; your own by default"))
+    shell.set_defaults(function=_shell)
+
+
 def _add_env_commands(commands: Any) -> None:
     env = commands.add_parser("env", help=_("environments: images as kernels")).add_subparsers(
         metavar="", required=True
@@ -86,11 +96,26 @@ def _add_env_commands(commands: Any) -> None:
     add.add_argument("--network", default="bridge", choices=NETWORKS)
     add.add_argument("--mount", action="append", default=[], dest="mounts", metavar="SRC:DST[:ro]")
     add.add_argument("--display-name", default="", help=_("what launchers show"))
+    add.add_argument("--pool", type=int, default=0, metavar="N", help=_("kernels that a server keeps ready"))
     add.set_defaults(function=_env_add)
     _listing(env, "list", _env_list, _("the environments"))
     remove = env.add_parser("remove", help=_("remove an environment"))
     remove.add_argument("name")
     remove.set_defaults(function=_env_remove)
+    reset = env.add_parser("reset", help=_("remove what was installed into an environment"))
+    reset.add_argument("name")
+    reset.add_argument("-y", "--yes", action="store_true", help=_("do not ask"))
+    reset.add_argument("--force", action="store_true", help=_("even while its kernels or jobs run"))
+    reset.set_defaults(function=_env_reset)
+
+
+def _add_build_command(commands: Any) -> None:
+    from .notebook.builds import add_build_options
+
+    build = commands.add_parser("build", help=_("build an image from a Dockerfile"))
+    build.add_argument("path", metavar="PATH", help=_("a Dockerfile, a folder that holds one, or - for standard input"))
+    add_build_options(build)
+    build.set_defaults(function=_build)
 
 
 def _add_image_commands(commands: Any) -> None:
@@ -208,10 +233,20 @@ def _rm(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _shell(arguments: argparse.Namespace) -> int:
+    from .settings import load_settings
+    from .shell.session import run_shell
+
+    settings = load_settings()
+    if arguments.owner:
+        settings.owner = arguments.owner
+    return run_shell(arguments.target, settings, gpus=arguments.gpus)
+
+
 def _env_add(arguments: argparse.Namespace) -> int:
     from .kernels.environments import Environment, EnvironmentManager
 
-    keys = ("name", "image", "engine", "gpus", "memory", "cpus", "shm_size", "network", "display_name")
+    keys = ("name", "image", "engine", "gpus", "memory", "cpus", "shm_size", "network", "display_name", "pool")
     chosen = {key: getattr(arguments, key) for key in keys}
     environment = Environment(**chosen, mounts=tuple(arguments.mounts))
     folder = EnvironmentManager().put(environment)
@@ -232,6 +267,42 @@ def _env_remove(arguments: argparse.Namespace) -> int:
     from .kernels.environments import EnvironmentManager
 
     EnvironmentManager().remove(arguments.name)
+    return 0
+
+
+def _env_reset(arguments: argparse.Namespace) -> int:
+    from .kernels.environments import EnvironmentManager
+    from .kernels.packages import refuse_while_used, removed_text
+    from .settings import load_settings
+
+    environments = EnvironmentManager()
+    folders = environments.packages(arguments.name)
+    if not folders:
+        print(_("Nothing was installed into {name}.").format(name=arguments.name))
+        return 0
+    if not arguments.force:
+        refuse_while_used(arguments.name, load_settings().owner)
+    if not arguments.yes and not _agreed([folder.text() for folder in folders]):
+        return _FAILED
+    print(removed_text(environments.reset(arguments.name)))
+    return 0
+
+
+def _agreed(lines: Sequence[str]) -> bool:
+    """Ask the person at the terminal whether to remove what the lines name."""
+    if not sys.stdin.isatty():
+        raise InvalidRequest(_("Nobody is there to be asked."), hint=_("Say it with --yes."))
+    print("\n".join(lines))
+    return input(_("Remove all of it? [y/N] ")).strip().lower() in ("y", "yes")
+
+
+def _build(arguments: argparse.Namespace) -> int:
+    from .notebook.builds import build_body, dockerfile_text, summary, until_built
+    from .notebook.follow import Lines, terminal_columns
+
+    body = build_body(arguments, dockerfile_text(arguments.path))
+    built = until_built(_client(), body, Lines(_write, terminal_columns(sys.stdout)).add)
+    print("\n".join(summary(built)))
     return 0
 
 

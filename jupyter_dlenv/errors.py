@@ -18,6 +18,7 @@
     │   ├── EngineUnavailable   nobody answers, or the caller may not ask
     │   ├── PullFailed
     │   └── StartFailed         the replica ended before it was ready
+    ├── BuildFailed             a step of an image's build failed
     └── JobFailed               raised in a notebook when a job did not succeed
 
 Beside it ``JobInterrupted``, a KeyboardInterrupt, so that an interrupted cell ends like any other.
@@ -114,6 +115,10 @@ class PullFailed(EngineError):
 
 class StartFailed(EngineError):
     """The replica ended before it was ready."""
+
+
+class BuildFailed(DLEnvError):
+    """A step of a build failed; the message names it and ends with its last lines."""
 
 
 class JobFailed(DLEnvError):

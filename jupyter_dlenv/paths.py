@@ -26,6 +26,11 @@ def environment_dir(name: str) -> Path:
     return data_dir() / "environments" / (name or "_none")
 
 
+def cache_dir() -> Path:
+    """Return the folder of the caches that a person's kernels and jobs share, unless a setting moves it."""
+    return data_dir() / "cache"
+
+
 def kernels_dir() -> Path:
     """Return the short-pathed folder of kernels' sockets: a Unix socket's path holds 107 bytes."""
     base = os.environ.get("XDG_RUNTIME_DIR", "")

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import os
 import re
+import stat
 from collections.abc import Mapping, Sequence
 from configparser import ConfigParser
 from configparser import Error as ConfigError
@@ -17,19 +18,23 @@ from .atomic import write_text
 from .engines.docker.engine import DockerEngine
 from .engines.docker.request import require_source
 from .engines.docker.state import ImageInfo
+from .errors import Denied, InvalidRequest
+from .i18n import _
 from .identity import caller_identity, identity, passwd_text
 from .images.facts import ImageFacts
 from .images.probe import probe
-from .paths import data_dir, environment_dir
+from .paths import cache_dir, data_dir, environment_dir
 from .settings import DLEnv
 from .spec import Identity, Mount
 from .workspace import (
     CA_BUNDLE,
+    CACHE,
     HOME,
     PACKAGES,
     PIP_CONFIG,
     PythonPackages,
     ca_bundle,
+    cache_env,
     check_mounts,
     container_env,
     hidden_paths,
@@ -81,8 +86,12 @@ async def place(
         require_source(os.path.realpath(mount.source))
     dirs, files = masks(wanted, hidden)
     ours = _own_mounts(environment, info, facts, who)
-    env = container_env(image_env=info.env, user=who.user, packages=PythonPackages(facts.user_site), environ=os.environ)
+    packages = PythonPackages(facts.user_site, facts.minor)
+    env = container_env(image_env=info.env, user=who.user, packages=packages, environ=os.environ)
     env.update(pip_variables(os.environ))
+    if settings.share_caches:
+        ours += (Mount(str(shared_cache(settings.cache_dir, who)), CACHE),)
+        env.update(cache_env(info.env))
     if any(mount.target == PIP_CONFIG for mount in ours):
         env["PIP_CONFIG_FILE"] = PIP_CONFIG
     return Placement(info, facts, who, wanted, wanted + ours, dirs, files, {**env, **settings.environment_variables})
@@ -105,8 +114,49 @@ def own_folder(path: Path, who: Identity, mode: int = 0o700) -> Path:
 
 def personal_dir(environment: str, who: Identity) -> Path:
     """Return an environment's folder of one person; a server that runs as root may act for several."""
-    own = environment_dir(environment)
-    return own if who.uid == os.geteuid() else own / f"uid-{who.uid}"
+    return _personal(environment_dir(environment), who)
+
+
+def _personal(folder: Path, who: Identity) -> Path:
+    return folder if who.uid == os.geteuid() else folder / f"uid-{who.uid}"
+
+
+def shared_cache(setting: str, who: Identity) -> Path:
+    """Return the folder of one person's caches, made where it is missing.
+
+    Args:
+        setting: Where an administrator or the user wants it; empty for our own folder.
+
+    Raises:
+        InvalidRequest: It cannot be made there.
+        Denied: Somebody else made it, or put a link in its place.
+    """
+    path = Path(setting).expanduser() / f"uid-{who.uid}" if setting else _personal(cache_dir(), who)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_own(path, who)
+    except OSError as error:
+        raise InvalidRequest(
+            _("The folder of the shared caches cannot be made: {error}").format(error=error),
+            hint=_("Set c.DLEnv.cache_dir to a folder that can, or c.DLEnv.share_caches = False."),
+        ) from error
+    owner = os.geteuid() if who.uid == 0 else who.uid  # rootless: the container's root is the caller
+    found = path.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != owner:
+        raise Denied(
+            _("{path} is not a folder of the account {user} (rule: cache).").format(path=path, user=who.user),
+            hint=_("Remove it, or set c.DLEnv.cache_dir to another folder."),
+        )
+    return path
+
+
+def _make_own(path: Path, who: Identity) -> None:
+    try:
+        path.mkdir(mode=0o700)
+    except FileExistsError:
+        return
+    if os.geteuid() == 0:
+        os.lchown(path, who.uid, who.gid)
 
 
 def packages_name(image: ImageInfo, facts: ImageFacts) -> str:

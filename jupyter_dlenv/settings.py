@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from jupyter_core.paths import jupyter_config_path
-from traitlets import CaselessStrEnum, Dict, List, TraitError, Unicode, default, validate
+from traitlets import Bool, CaselessStrEnum, Dict, Float, List, TraitError, Unicode, default, validate
 from traitlets.config import Config, LoggingConfigurable
 from traitlets.config.loader import ConfigFileNotFound, JSONFileConfigLoader, PyFileConfigLoader
 
@@ -65,6 +65,53 @@ class DLEnv(LoggingConfigurable):
         default_value="ask",
         help="""What to do when an image is not on this host: ``ask`` fails in a server with the command to pull it,
         and pulls with progress on stderr where there is no server; ``missing`` pulls; ``never`` fails.""",
+    ).tag(config=True)
+
+    share_caches = Bool(
+        True,
+        help="""Whether all kernels and jobs of one person share what they download: models of Hugging Face and torch
+        hub, wheels of pip, and the like. Off, each environment keeps them in its own home.""",
+    ).tag(config=True)
+
+    cache_dir = Unicode(
+        help="""Folder of the shared caches; each person's lie below it in ``uid-NUMBER``. Empty for a folder beside the
+        environments.
+
+        c.DLEnv.cache_dir = "/big/disk/dlenv-cache"
+        """,
+    ).tag(config=True)
+
+    keep_kernels = CaselessStrEnum(
+        ["never", "crash", "always"],
+        default_value="crash",
+        help="""Which kernels outlive their Jupyter server: with ``crash`` those of a server that was killed, with
+        ``always`` those of a server that stops, too; the next server with the same root folder finds them again, with
+        their notebooks. With ``never`` it removes them.""",
+    ).tag(config=True)
+
+    kernel_grace = Float(
+        120,
+        min=1,
+        help="""For how many seconds a kernel lives on without its server, waiting for the next one.""",
+    ).tag(config=True)
+
+    restart_keeps_container = Bool(
+        False,
+        help="""Whether restarting a kernel keeps its container, with what was written outside the mounted folders.
+        A kernel whose environment has changed since gets a new one.""",
+    ).tag(config=True)
+
+    cull_gpu_idle_timeout = Float(
+        0,
+        min=0,
+        help="""After how many seconds of idle GPUs a kernel that executes nothing and holds GPUs is shut down; 0 for
+        never. It is warned before.""",
+    ).tag(config=True)
+
+    cull_gpu_idle_warning = Float(
+        300,
+        min=0,
+        help="""How many seconds before that the warning comes.""",
     ).tag(config=True)
 
     @default("owner")

@@ -25,10 +25,11 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 
 
 class Role(str, Enum):
-    """Why a container exists; a kernel is a job with one replica."""
+    """Why a container exists; a kernel is a job with one replica, a shell lives as long as one terminal."""
 
     KERNEL = "kernel"
     TRAINER = "trainer"
+    SHELL = "shell"
 
 
 class JobState(str, Enum):
@@ -366,7 +367,7 @@ def labels_of(spec: JobSpec, prefix: str = "io.jupyter-dlenv.") -> Dict[str, str
         ("id", spec.id),
         ("owner", spec.owner),
         ("role", spec.role.value),
-        ("kernel" if spec.role is Role.KERNEL else "job", spec.id),
+        ("job" if spec.role is Role.TRAINER else spec.role.value, spec.id),
         ("attempt", str(spec.attempt)),
         ("lease", ",".join(spec.gpu_uuids)),
         ("environment", spec.environment),

@@ -19,6 +19,20 @@ HOME = f"{CONTAINER_ROOT}/home"
 PACKAGES = f"{CONTAINER_ROOT}/packages"
 CA_BUNDLE = f"{CONTAINER_ROOT}/ca.pem"
 PIP_CONFIG = f"{CONTAINER_ROOT}/pip.conf"
+CACHE = f"{CONTAINER_ROOT}/cache"
+
+CACHE_VARIABLES = {
+    "HF_HOME": f"{CACHE}/huggingface",
+    "KERAS_HOME": f"{CACHE}/keras",
+    "MODELSCOPE_CACHE": f"{CACHE}/modelscope",
+    "MXNET_HOME": f"{CACHE}/mxnet",
+    "PIP_CACHE_DIR": f"{CACHE}/pip",
+    "PPNLP_HOME": f"{CACHE}/paddlenlp",
+    "TFHUB_CACHE_DIR": f"{CACHE}/tfhub",
+    "TORCH_HOME": f"{CACHE}/torch",
+}
+"""Where frameworks keep downloads: models, data sets and wheels, whose content no image changes. Caches of compiled
+code are not among them."""
 
 _SECRETS = (
     ".aws",
@@ -168,9 +182,15 @@ class PythonPackages:
 
     Attributes:
         user_site: Whether the interpreter looks into a user folder at all; one in a venv does not.
+        minor: The Python minor as folders are named: ``3.11``.
     """
 
     user_site: bool
+    minor: str
+
+    def folders(self) -> tuple[str, ...]:
+        """Return where pip puts modules that it is told to install under a prefix."""
+        return tuple(f"{PACKAGES}/{lib}/python{self.minor}/site-packages" for lib in ("lib", "lib64"))
 
 
 def container_env(
@@ -189,14 +209,21 @@ def container_env(
         LANGUAGE_VARIABLE: language(),
     }
     ca = dict.fromkeys(_CA_VARIABLES, CA_BUNDLE) if ca_bundle(environ) else {}
-    return {**forwarded, **base, **ca, **_pip_env(packages)}
+    return {**forwarded, **base, **ca, **_pip_env(packages, image_env)}
 
 
-def _pip_env(packages: PythonPackages) -> dict[str, str]:
+def cache_env(image_env: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables of the shared caches; what the image sets stays, because it may bring files there."""
+    return {name: path for name, path in CACHE_VARIABLES.items() if name not in image_env}
+
+
+def _pip_env(packages: PythonPackages, image_env: Mapping[str, str]) -> dict[str, str]:
     if packages.user_site:
         # The second tells pip that a distribution's own packages stay as they are: only the user folder changes.
         return {"PYTHONUSERBASE": PACKAGES, "PIP_USER": "1", "PIP_BREAK_SYSTEM_PACKAGES": "1"}
-    return {"PIP_TARGET": PACKAGES, "PYTHONPATH": PACKAGES, "DLENV_PACKAGES_PATH": PACKAGES}
+    # Not PIP_TARGET: that ignores what the image has, so a small package would bring a second copy of its framework.
+    path = ":".join([*packages.folders(), *filter(None, [image_env.get("PYTHONPATH", "")])])
+    return {"PIP_PREFIX": PACKAGES, "PYTHONPATH": path, "DLENV_PACKAGES_PATH": packages.folders()[0]}
 
 
 def ca_bundle(environ: Mapping[str, str]) -> str:

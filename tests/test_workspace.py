@@ -83,7 +83,7 @@ def test_variables_are_an_allow_list() -> None:
     env = workspace.container_env(
         image_env={"PATH": "/opt/bin"},
         user="alice",
-        packages=workspace.PythonPackages(user_site=True),
+        packages=workspace.PythonPackages(user_site=True, minor="3.11"),
         environ={
             "JUPYTERHUB_API_TOKEN": "x",
             "SSH_AUTH_SOCK": "x",
@@ -96,11 +96,39 @@ def test_variables_are_an_allow_list() -> None:
     assert env["PATH"] == "/opt/bin:/dlenv/packages/bin"
 
 
-def test_a_venv_gets_its_packages_by_target() -> None:
-    packages = workspace.PythonPackages(user_site=False)
-    env = workspace.container_env(image_env={}, user="a", packages=packages, environ={})
-    assert (env["PIP_TARGET"], env["PYTHONPATH"]) == ("/dlenv/packages", "/dlenv/packages")
-    assert "PIP_USER" not in env
+def test_a_venv_gets_its_packages_by_a_prefix_before_the_image_s_own_path() -> None:
+    packages = workspace.PythonPackages(user_site=False, minor="3.9")
+    env = workspace.container_env(image_env={"PYTHONPATH": "/app"}, user="a", packages=packages, environ={})
+    site, compiled = (f"/dlenv/packages/{lib}/python3.9/site-packages" for lib in ("lib", "lib64"))
+    assert (env["PIP_PREFIX"], env["PYTHONPATH"]) == ("/dlenv/packages", f"{site}:{compiled}:/app")
+    assert env["DLENV_PACKAGES_PATH"] == site
+    assert not {"PIP_USER", "PIP_TARGET"} & set(env)
+
+
+def test_an_image_s_own_cache_folders_stay() -> None:
+    env = workspace.cache_env({"HF_HOME": "/models"})
+    assert "HF_HOME" not in env
+    assert (env["TORCH_HOME"], env["PIP_CACHE_DIR"]) == ("/dlenv/cache/torch", "/dlenv/cache/pip")
+
+
+def test_a_moved_cache_is_one_folder_a_person(tmp_path: Path) -> None:
+    uid = 4321 if os.geteuid() == 0 else os.geteuid()
+    who = Identity(uid, uid, (), "alice")
+    path = placement.shared_cache(str(tmp_path / "big" / "disk"), who)
+    assert path == tmp_path / "big" / "disk" / f"uid-{uid}"
+    assert (path.stat().st_uid, path.stat().st_mode & 0o777) == (uid, 0o700)
+    assert placement.shared_cache(str(tmp_path / "big" / "disk"), who) == path
+
+
+def test_a_cache_that_somebody_else_made_is_refused(tmp_path: Path) -> None:
+    who = Identity(os.geteuid() or 4321, 0, (), "alice")
+    (tmp_path / "else").mkdir()
+    (tmp_path / f"uid-{who.uid}").symlink_to(tmp_path / "else")
+    with pytest.raises(Denied, match="rule: cache"):
+        placement.shared_cache(str(tmp_path), who)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InvalidRequest, match="cannot be made"):
+        placement.shared_cache(str(tmp_path / "file"), who)
 
 
 def test_pip_configuration_leaves_paths_and_passwords_out() -> None:

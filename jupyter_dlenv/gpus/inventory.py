@@ -51,6 +51,28 @@ def read_inventory() -> Inventory:
         pynvml.nvmlShutdown()
 
 
+def utilization() -> dict[str, int]:
+    """Return per cent of use in the last moments by UUID; a GPU that cannot tell, as with MIG, is absent."""
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return {}
+    try:
+        return dict(filter(None, (_used(index) for index in range(pynvml.nvmlDeviceGetCount()))))
+    except pynvml.NVMLError:
+        return {}
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def _used(index: int) -> tuple[str, int] | None:
+    handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+    try:
+        return _text(pynvml.nvmlDeviceGetUUID(handle)), int(pynvml.nvmlDeviceGetUtilizationRates(handle).gpu)
+    except pynvml.NVMLError:
+        return None
+
+
 def _gpu(index: int) -> Gpu:
     handle = pynvml.nvmlDeviceGetHandleByIndex(index)
     try:

@@ -22,16 +22,27 @@ PROBE_SCRIPT = Path(__file__).with_name("probe_script.py")
 MARK = "dlenv_facts"
 """The key that tells the probe's line from banners that an image prints."""
 
-FIND_PYTHON = r"""
+CANDIDATES = (
+    "python3",
+    "python",
+    "/opt/conda/bin/python",
+    "/usr/local/bin/python3",
+    "/opt/venv/bin/python",
+    "/venv/bin/python",
+    "/usr/bin/python3",
+)
+"""Where interpreters are looked for, the first that runs counts."""
+
+FIND_PYTHON = rf"""
 older=
-for name in python3 python /opt/conda/bin/python /usr/local/bin/python3 /opt/venv/bin/python /venv/bin/python; do
+for name in {" ".join(CANDIDATES)}; do
     found=$(command -v "$name" 2>/dev/null) || continue
     major=$("$found" -c 'import sys; sys.stdout.write(str(sys.version_info[0]))' 2>/dev/null </dev/null) || continue
     if [ "$major" = 3 ]; then
         printf '%s\n' "$found"
         exit 0
     fi
-    older=${older:-$found}
+    older=${{older:-$found}}
 done
 [ -n "$older" ] || exit 127
 printf '%s\n' "$older"
@@ -39,6 +50,30 @@ printf '%s\n' "$older"
 """A POSIX shell script that prints where the image's interpreter is, or exits with 127 and prints nothing.
 
 A Python 2 is named only where there is no Python 3, so that the refusal can say what it found.
+"""
+
+HARMFUL = "DLENV_HARMFUL"
+"""Carries the names of :attr:`ImageFacts.harmful` to the probe's script."""
+
+PROBE_COMMAND = rf"""
+find_python() {{
+    python="$({FIND_PYTHON})"
+}}
+find_python
+for name in PYTHONHOME PYTHONPATH; do
+    eval "value=\${{$name:-}}"
+    [ -z "$python" ] && [ -n "$value" ] || continue
+    unset "$name"
+    {HARMFUL}="${{{HARMFUL}:-}}${{{HARMFUL}:+ }}$name"
+    export {HARMFUL}
+    find_python
+done
+[ -n "$python" ] || exit 127
+exec "$python" "$0"
+"""
+"""A POSIX shell script that runs the probe's script, its ``$0``, or exits with 127.
+
+Where no Python starts with the image's PYTHONHOME, nor without it with its PYTHONPATH, they are taken away.
 """
 
 
@@ -62,6 +97,7 @@ class ImageFacts:
         frameworks: Version of each deep-learning framework found, by its distribution's usual name.
         cuda: CUDA version the image brings, empty when none was found.
         passwd, group: The image's account files.
+        harmful: Variables of the image that its own Python does not start with, so they must be unset first.
     """
 
     python: str
@@ -84,6 +120,7 @@ class ImageFacts:
     cuda: str = ""
     passwd: str = ""
     group: str = ""
+    harmful: tuple[str, ...] = ()
 
     @property
     def minor(self) -> str:
@@ -106,7 +143,7 @@ def facts_from_text(text: str) -> ImageFacts:
 
 
 def _from_data(data: Mapping[str, Any]) -> ImageFacts:
-    tuples = {key: tuple(data[key]) for key in ("version", "libc_version", "site_packages") if key in data}
+    tuples = {key: tuple(data[key]) for key in ("version", "libc_version", "site_packages", "harmful") if key in data}
     return from_json(ImageFacts, {**data, **tuples})
 
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
 from ..atomic import write_text
-from ..errors import UnusableImage
+from ..errors import StartFailed, UnusableImage
 from ..i18n import _
 from ..paths import data_dir
 from ..spec import CONTAINER_ROOT, Mount
-from .facts import FIND_PYTHON, ImageFacts, facts_from_text, facts_to_text, parse_facts
+from .facts import CANDIDATES, PROBE_COMMAND, ImageFacts, facts_from_text, facts_to_text, parse_facts
 
 _SCRIPT = Path(__file__).with_name("probe_script.py")
 _TARGET = f"{CONTAINER_ROOT}/probe.py"
@@ -33,7 +34,9 @@ async def probe(engine: ShortRunner, image_id: str, ref: str) -> ImageFacts:
     Raises:
         UnusableImage: It has no Python, or nothing in it can run.
     """
-    cache = data_dir() / "probes" / f"{image_id.removeprefix('sha256:')}.json"
+    # A probe that has learnt something asks again.
+    asked = hashlib.sha256(PROBE_COMMAND.encode() + _SCRIPT.read_bytes()).hexdigest()[:8]
+    cache = data_dir() / "probes" / f"{image_id.removeprefix('sha256:')}-{asked}.json"
     if cache.is_file():
         return facts_from_text(cache.read_text())
     facts = await _ask(engine, image_id, ref)
@@ -43,17 +46,15 @@ async def probe(engine: ShortRunner, image_id: str, ref: str) -> ImageFacts:
 
 
 async def _ask(engine: ShortRunner, image_id: str, ref: str) -> ImageFacts:
-    # Without -I: the facts are those of the interpreter as kernels and jobs will run it.
-    command = f'python="$({FIND_PYTHON})" || exit {_NO_PYTHON}; exec "$python" {_TARGET}'
-    mount = Mount(str(_SCRIPT), _TARGET, read_only=True)
-    code, output = await engine.run_short(image_id, ["/bin/sh", "-c", command], mounts=[mount])
+    code, output = await _run_script(engine, image_id)
     if code == 0:
         return parse_facts(output.decode(errors="replace"))
     if code == _NO_PYTHON:
         raise UnusableImage(
             _("The image {ref} has no Python, so it cannot be a kernel or run a script.").format(ref=ref),
             hint=_(
-                "Add one: a Dockerfile with 'FROM {ref}' and 'RUN apt-get update && apt-get install -y python3'"
+                "Add one with %%dlbuild: 'FROM {ref}' and 'RUN apt-get update && apt-get install -y python3', "
+                "or what the image installs packages with"
             ).format(ref=ref),
         )
     raise UnusableImage(
@@ -62,3 +63,18 @@ async def _ask(engine: ShortRunner, image_id: str, ref: str) -> ImageFacts:
         ),
         hint=f"docker run --rm -it --entrypoint sh {ref}",
     )
+
+
+async def _run_script(engine: ShortRunner, image_id: str) -> tuple[int, bytes]:
+    """Return the exit code and output of the probe's script; 127 where there is no Python to run it."""
+    # Without -I: the facts are those of the interpreter as kernels and jobs will run it.
+    commands = [["/bin/sh", "-c", PROBE_COMMAND, _TARGET], *([name, _TARGET] for name in CANDIDATES)]
+    mount = Mount(str(_SCRIPT), _TARGET, read_only=True)
+    for command in commands:
+        try:
+            return await engine.run_short(image_id, command, mounts=[mount])
+        except StartFailed as error:
+            if f'"{command[0]}"' not in str(error):
+                raise
+            continue  # An image without a shell: its Python is started by guess.
+    return _NO_PYTHON, b""

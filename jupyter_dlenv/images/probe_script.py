@@ -23,6 +23,12 @@ FRAMEWORKS = {
     "horovod": "horovod",
 }
 ACCOUNTS_LIMIT = 1 << 18
+CUDA_OF = (
+    ("torch/version.py", "cuda"),
+    ("paddle/version.py", "cuda_version"),
+    ("paddle/version/__init__.py", "cuda_version"),
+    ("tensorflow/python/platform/build_info.py", "cuda_version"),
+)
 
 
 def read(path, limit=-1):
@@ -91,11 +97,27 @@ def frameworks():
 
 
 def cuda():
-    for folder in sys.path:
-        found = re.search(r"^cuda\b.*?=\s*['\"]([\d.]+)['\"]", read(os.path.join(folder, "torch", "version.py")), re.M)
+    # What the framework was built with comes first: it is what the driver must support.
+    for path, name in CUDA_OF:
+        for folder in sys.path:
+            found = re.search(
+                r"^\W*" + name + r"\b.*?[=:]\s*['\"](\d[\d.]*)['\"]", read(os.path.join(folder, *path.split("/"))), re.M
+            )
+            if found:
+                return found.group(1)
+    return os.environ.get("CUDA_VERSION", "") or cuda_toolkit()
+
+
+def cuda_toolkit():
+    for path in glob.glob(os.path.join(sys.prefix, "conda-meta", "cuda*-*.json")):
+        found = re.match(r"(?:cudatoolkit|cuda-version|cuda-runtime|cuda-cudart)-(\d[\d.]*)-", os.path.basename(path))
         if found:
             return found.group(1)
-    return os.environ.get("CUDA_VERSION", "")
+    for path in ("/usr/local/cuda/version.json", "/usr/local/cuda/version.txt"):
+        found = re.search(r"(\d+\.\d+(?:\.\d+)*)", read(path))
+        if found:
+            return found.group(1)
+    return ""
 
 
 def facts():
@@ -124,6 +146,7 @@ def facts():
         "cuda": cuda(),
         "passwd": read("/etc/passwd", ACCOUNTS_LIMIT),
         "group": read("/etc/group", ACCOUNTS_LIMIT),
+        "harmful": os.environ.get("DLENV_HARMFUL", "").split(),
     }
 
 

@@ -21,14 +21,16 @@ from typing import Any
 from ..errors import DLEnvError, InvalidRequest
 from ..i18n import _
 from ..settings import load_settings
-from ..spec import new_id
+from ..spec import JobState, new_id
 from .environments import EnvironmentManager
 from .folder import CHANNELS
-from .launch import LaunchedKernel, launch
+from .launch import Wish, launch
 from .owner import EMBEDDED_GRACE_S, Owner
+from .running import LaunchedKernel
+from .watch import DeathWatch
 
 _CHUNK = 1 << 16
-_LOOK_S = 0.5
+_LOOK_S = 0.1
 
 
 async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -73,26 +75,23 @@ async def serve(name: str, connection_file: Path) -> int:
     connection = json.loads(connection_file.read_text())
     host = loopback_address(connection)
     environment = EnvironmentManager().get(name)
-    kernel = await launch(
-        environment,
-        Owner(load_settings(), "", EMBEDDED_GRACE_S),
-        kernel_id=new_id(),
-        key=connection["key"].encode(),
-        cwd=os.getcwd(),
-        previous=None,
-        log=logging.getLogger("jupyter_dlenv"),
-    )
+    wish = Wish(environment, new_id(), connection["key"].encode(), os.getcwd())
+    log = logging.getLogger("jupyter_dlenv")
+    kernel = await launch(wish, Owner(load_settings(), "", EMBEDDED_GRACE_S), log)
     stop = asyncio.Event()
+    watch = DeathWatch(kernel, lambda status: stop.is_set() or status.state is JobState.SUCCEEDED, log)
+    watch.start()
     _forward_signals(kernel, stop)
     pairs = [(connection[f"{channel}_port"], f"k-{number}") for number, channel in enumerate(CHANNELS, start=1)]
     try:
         servers = [await relay(host, port, kernel.folder.path / socket) for port, socket in pairs]
-        code = await _until_ended(kernel, stop)
+        code = await _until_ended(watch, stop)
         for server in servers:
             server.close()
         return code
     finally:
-        await kernel.clean(keep_folder=False)
+        watch.stop()
+        await kernel.clean()
 
 
 def _forward_signals(kernel: LaunchedKernel, stop: asyncio.Event) -> None:
@@ -109,13 +108,10 @@ def _forward_signals(kernel: LaunchedKernel, stop: asyncio.Event) -> None:
         loop.add_signal_handler(signum, stop.set)
 
 
-async def _until_ended(kernel: LaunchedKernel, stop: asyncio.Event) -> int:
+async def _until_ended(watch: DeathWatch, stop: asyncio.Event) -> int:
     while not stop.is_set():
-        status = await kernel.status()
-        if status.state.ended:
-            if status.exit_code:
-                sys.stderr.write(f"{await kernel.epitaph(status)}\n")
-            return status.exit_code or 0
+        if watch.ended is not None:
+            return watch.ended.exit_code or 0
         with suppress(asyncio.TimeoutError):
             await asyncio.wait_for(stop.wait(), _LOOK_S)
     return 0

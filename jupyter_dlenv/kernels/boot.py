@@ -1,7 +1,7 @@
 """Start an IPython kernel in an image that may hold nothing but Python.
 
 The image's own interpreter runs this file from the read-only kernel runtime. Standard library only until the finder
-stands, Python 3.8 syntax. Nothing of the runtime reaches child processes: no variable and no path entry names it.
+stands, Python 3.6 syntax. Nothing of the runtime reaches child processes: no variable and no path entry names it.
 
 Environment:
     DLENV_PACKAGES_PATH: A folder of installed packages to put before the image's, for interpreters without user site.
@@ -9,11 +9,27 @@ Environment:
     DLENV_OWNER_GRACE: For how many seconds the lock may stay free, 120 unless given.
 """
 
-import contextlib
-import json
+# ruff: noqa: E402
 import os
-import signal
 import sys
+
+
+def standard_library_first(path):
+    # type: (List[str]) -> List[str]
+    """Return the same entries, those of the standard library before all others."""
+    library = os.path.dirname(os.__file__)
+    return sorted(path, key=lambda entry: entry != library and os.path.basename(entry) != "lib-dynload")
+
+
+# PYTHONPATH comes before the standard library, and a queue.py or code.py there would be imported in the kernel's stead.
+GIVEN_PATH = list(sys.path)
+if __name__ == "__main__":
+    sys.path[:] = standard_library_first(GIVEN_PATH)
+
+import contextlib
+import faulthandler
+import json
+import signal
 import time
 from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
@@ -135,6 +151,12 @@ def add_packages() -> None:
             put_before_image(folder)
 
 
+def in_given_order(path: List[str], given: List[str]) -> List[str]:
+    """Return a path whose entries that were given have their order back; those that came later keep their places."""
+    ordered = iter([entry for entry in given if entry in path])
+    return [next(ordered, entry) if entry in given else entry for entry in path]
+
+
 def load_finder() -> ModuleType:
     """Import the finder beside this file under a name that no user module has."""
     spec = spec_from_file_location("_dlenv_finder", os.path.join(HERE, "finder.py"))
@@ -175,8 +197,14 @@ def kernel_app(finder: Any) -> Any:
 def run_kernel(finder: Any, arguments: List[str]) -> None:
     """Run the kernel until it is shut down."""
     sys.argv[0] = os.path.join(SITE, "ipykernel_launcher.py")  # what code that looks for a notebook expects here
-    app = kernel_app(finder).instance(extra_extensions=[EXTENSION])
+    shell: Any = import_module("ipykernel.zmqshell").ZMQInteractiveShell
+    # It would add the packages of $VIRTUAL_ENV, which the image's Python on its PATH, and so every job, does without.
+    shell.init_virtualenv = lambda self: None
+    class_ = kernel_app(finder)
+    several = hasattr(class_, "extra_extensions")  # IPython of Python 3.6 takes one
+    app = class_.instance(**({"extra_extensions": [EXTENSION]} if several else {"extra_extension": EXTENSION}))
     app.initialize(arguments)
+    sys.path[:] = in_given_order(sys.path, GIVEN_PATH)
     # So that %load_ext, which notebooks for any kernel begin with, does not complain that it was done already.
     app.shell.extension_manager.loaded.discard(EXTENSION)
     app.start()
@@ -184,9 +212,12 @@ def run_kernel(finder: Any, arguments: List[str]) -> None:
 
 def main() -> None:
     """Prepare the interpreter and run the kernel with this process's arguments."""
-    if sys.path and sys.path[0] == HERE:
-        del sys.path[0]
+    for path in (sys.path, GIVEN_PATH):
+        if HERE in path:
+            path.remove(HERE)
     os.environ.pop("JPY_PARENT_PID", None)  # A host's process id; ipykernel would exit for want of that parent.
+    # A copy, because ipykernel takes descriptor 2 for the notebook, and what it has not read when it crashes is lost.
+    faulthandler.enable(os.dup(2))
     owner_lock = os.environ.pop("DLENV_OWNER_LOCK", "")
     grace = float(os.environ.pop("DLENV_OWNER_GRACE", "") or 120)
     if owner_lock:

@@ -1,7 +1,7 @@
 """Compile the kernel runtime with the image's own interpreter: ``python compile.py OUT``.
 
 The sources lie beside this file and may be read-only; bytecode goes to the same relative paths below OUT, one ``.pyc``
-a source, by as many processes as there are cores. Standard library only, Python 3.8 syntax. A source that does not
+a source, by as many processes as there are cores. Standard library only, Python 3.6 syntax. A source that does not
 compile (some packages carry Python 2 files) is left out.
 """
 
@@ -22,13 +22,17 @@ def sources(root: str) -> Iterator[str]:
 
 
 def compile_all(root: str, out: str, paths: List[str]) -> None:
-    """Compile sources into unchecked bytecode, which stays valid whatever time stamps a mount shows."""
-    mode = py_compile.PycInvalidationMode.UNCHECKED_HASH
+    """Compile sources into unchecked bytecode, which stays valid whatever time stamps a mount shows.
+
+    Python 3.6 has bytecode with the time stamp of its source only.
+    """
+    modes = getattr(py_compile, "PycInvalidationMode", None)
+    options = {"invalidation_mode": modes.UNCHECKED_HASH} if modes else {}
     for path in paths:
         target = os.path.join(out, path + "c")
         shown = os.path.join(ROOT, path)
         try:
-            py_compile.compile(os.path.join(root, path), target, shown, doraise=True, invalidation_mode=mode)
+            py_compile.compile(os.path.join(root, path), target, shown, doraise=True, **options)
         except py_compile.PyCompileError:
             continue
 

@@ -19,9 +19,11 @@ from ..i18n import _
 from ..images.reference import require_image
 from ..options import NETWORKS
 from ..spec import GpuRequest, Mount, Resources, from_json, parse_mount, parse_size, require_name
+from .packages import PackageFolder, empty, package_folders
 
 PROVISIONER = "dlenv-container"
 ENGINES = ("docker", "process")
+POOL_LIMIT = 32
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ class Environment:
         gpus: As typed: a number, ``all`` or UUIDs; empty for none.
         memory, shm_size: As typed: ``8g``; empty for no limit and for the default.
         mounts: As typed, each ``SRC:DST[:ro]``.
+        pool: How many kernels a Jupyter server keeps ready to be claimed.
     """
 
     name: str
@@ -45,6 +48,7 @@ class Environment:
     shm_size: str = ""
     network: str = "bridge"
     mounts: tuple[str, ...] = ()
+    pool: int = 0
 
     def __post_init__(self) -> None:
         require_name(self.name)
@@ -56,6 +60,8 @@ class Environment:
             self._refuse_for_processes()
         if self.network not in NETWORKS:
             raise InvalidRequest(_("There is no network {name!r}.").format(name=self.network), hint=", ".join(NETWORKS))
+        if not 0 <= self.pool <= POOL_LIMIT:
+            raise InvalidRequest(_("--pool takes a number from 0 to {n}.").format(n=POOL_LIMIT))
         self.resources()
         self.typed_mounts()
 
@@ -68,6 +74,7 @@ class Environment:
             "--shm-size": self.shm_size,
             "--mount": self.mounts,
             "--network": self.network != "bridge",
+            "--pool": self.pool,
         }
         for option, value in given.items():
             if value:
@@ -98,6 +105,23 @@ class Environment:
         return f"{self.name} ({where})"
 
 
+@dataclass(frozen=True)
+class PoolStatus:
+    """What an environment's pool holds now.
+
+    Attributes:
+        size: How many kernels are wanted.
+        ready: How many wait.
+        gpus: The GPUs that they hold.
+        message: Why the pool cannot be filled, empty when it can.
+    """
+
+    size: int
+    ready: int
+    gpus: tuple[str, ...]
+    message: str = ""
+
+
 def environment_from_json(data: Mapping[str, Any]) -> Environment:
     """Build an environment from JSON data.
 
@@ -105,7 +129,10 @@ def environment_from_json(data: Mapping[str, Any]) -> Environment:
         InvalidRequest: A field is unknown or cannot be right.
     """
     cpus = data.get("cpus")
-    texts = {item.name for item in fields(Environment)} - {"cpus", "mounts"}
+    texts = {item.name for item in fields(Environment)} - {"cpus", "mounts", "pool"}
+    pool = data.get("pool", 0)
+    if not isinstance(pool, int) or isinstance(pool, bool):
+        raise InvalidRequest(_("Environment: {key} cannot be {value!r}.").format(key="pool", value=pool))
     wrong = [key for key in texts if not isinstance(data.get(key, ""), str)]
     mounts = data.get("mounts") or ()
     if wrong or not (cpus is None or (isinstance(cpus, (int, float)) and not isinstance(cpus, bool) and cpus > 0)):
@@ -200,6 +227,28 @@ class EnvironmentManager:
         text = json.dumps(kernelspec_of(environment), indent=1, ensure_ascii=False)
         write_text(folder / "kernel.json", text + "\n", mode=0o644)
         return folder
+
+    def packages(self, name: str) -> tuple[PackageFolder, ...]:
+        """Return what was installed into an environment, one that was removed included.
+
+        Raises:
+            EnvironmentNotFound: There is none of that name, and nothing is left of one.
+        """
+        found = package_folders(require_name(name))
+        if not found:
+            self.get(name)
+        return found
+
+    def reset(self, name: str) -> tuple[PackageFolder, ...]:
+        """Empty an environment's packages, of all its images, and return what was there.
+
+        Raises:
+            EnvironmentNotFound: There is none of that name.
+        """
+        found = self.packages(name)
+        for folder in found:
+            empty(folder)
+        return found
 
     def remove(self, name: str) -> None:
         """Remove an environment's kernelspec; its packages and home stay for a new one of the same name.

@@ -1,6 +1,6 @@
 """Which copy of a module a kernel imports: the runtime's or the image's.
 
-Runs inside the image's interpreter: standard library only, Python 3.8 syntax. The manifest says which distributions
+Runs inside the image's interpreter: standard library only, Python 3.6 syntax. The manifest says which distributions
 the runtime holds. Those of the kernel stack come from the runtime alone. The others are shared: the image's copy serves
 when its version meets what the runtime requires, so that user code sees the versions it was built for. Distributions
 that only work together (a group) are decided together. Every other module is the image's.
@@ -195,8 +195,12 @@ class RuntimeFinder:
 
 def _distribution(folder: str, name: str) -> Any:
     # Imported late: it costs every kernel's start some milliseconds otherwise.
-    from importlib.metadata import PathDistribution
     from pathlib import Path
+
+    try:
+        from importlib.metadata import PathDistribution
+    except ImportError:  # Python 3.7, where only the backport asks for metadata.
+        from importlib_metadata import PathDistribution  # type: ignore[import-not-found,no-redef,unused-ignore]
 
     class RuntimeDistribution(PathDistribution):
         # Python 3.8's and 3.9's class lacks what the importlib_metadata backport asks of every distribution.

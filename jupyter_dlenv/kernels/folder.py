@@ -13,6 +13,7 @@ from typing import Any
 from ..atomic import write_text
 from ..errors import Conflict, Denied
 from ..i18n import _
+from ..lastwords import PARENT, WORDS
 from ..paths import API_SOCKET, kernel_dir
 from ..spec import Identity, require_id
 
@@ -24,11 +25,12 @@ class KernelFolder:
     """One kernel's folder on the host.
 
     Args:
-        kernel_id: Canonical UUID; anything else is refused before it becomes a path.
+        folder_id: Canonical UUID, mostly the kernel's own; anything else is refused before it becomes a path.
     """
 
-    def __init__(self, kernel_id: str) -> None:
-        self.path = kernel_dir(require_id(kernel_id))
+    def __init__(self, folder_id: str) -> None:
+        self.id = require_id(folder_id)
+        self.path = kernel_dir(folder_id)
         self._lock: int | None = None
 
     @property
@@ -69,17 +71,35 @@ class KernelFolder:
 
     def abandoned(self) -> bool:
         """True when no living process owns the kernel."""
+        if not self._lock_exists():
+            return True
+        if not self.adopt():
+            return False
+        self.release()
+        return True
+
+    def _lock_exists(self) -> bool:
+        return os.path.lexists(self.path / _LOCK)
+
+    def adopt(self) -> bool:
+        """Become the owner of a kernel that has none; False when it has, or when the lock is gone."""
         try:
             lock = os.open(self.path / _LOCK, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError:
-            return True
+            return False
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        finally:
+        except OSError:
             os.close(lock)
+            return False
+        self._lock = lock
         return True
+
+    def release(self) -> None:
+        """Own the kernel no more: from now on its watchdog counts the seconds."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     def write_connection(self, connection: Mapping[str, Any], prefix: str, owner: Identity | None) -> None:
         """Write the kernel's own connection file; inside a container the sockets lie at another prefix."""
@@ -94,12 +114,12 @@ class KernelFolder:
         """Remove what an earlier start left, so that :meth:`bound` speaks of the next one."""
         for port in range(1, len(CHANNELS) + 1):
             (self.path / f"{_PREFIX}-{port}").unlink(missing_ok=True)
+        for name in (PARENT, WORDS):
+            (self.path / name).unlink(missing_ok=True)
 
     def remove(self) -> None:
         """Let go of the lock and remove the folder."""
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        self.release()
         shutil.rmtree(self.path, ignore_errors=True)
 
 

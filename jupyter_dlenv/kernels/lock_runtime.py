@@ -21,13 +21,27 @@ from .wheels import MACHINES, Target, selection
 
 ROOTS = ("ipykernel", "ipywidgets")
 
+PLAIN_ROOTS = ("ipykernel",)
+"""For Python 3.6, whose newest ipywidgets wants a whole notebook server and speaks to no JupyterLab of today."""
+
 CONSTRAINTS = ("importlib-metadata<5",)
 """importlib-metadata 5 took away what plugins of older images call; the kernel stack needs 4.8 only."""
 
 FRONT_END = ("jupyterlab-widgets", "widgetsnbextension")
 """Required by ipywidgets for the browser's side, which the server's own installation serves."""
 
+UNWANTED = (*FRONT_END, "setuptools")
+"""What no kernel imports; IPython 7 asks for setuptools, which is better the image's alone."""
+
+NAMES = ("3.6-glibc", *(f"3.{minor}-{libc}" for minor in range(7, 15) for libc in ("glibc", "musl")))
+"""The locks that there are. With musl and Python 3.6 no ipykernel of use has wheels."""
+
 Pins = dict[str, str]
+
+
+def roots(minor: int) -> tuple[str, ...]:
+    """Return the distributions that a lock is made for."""
+    return ROOTS if minor > 6 else PLAIN_ROOTS
 
 
 def libc_floor(minor: int, libc: str) -> tuple[int, int]:
@@ -51,9 +65,10 @@ def resolve(target: Target, libc_version: tuple[int, int], constraints: Sequence
         limits.write_text("\n".join(constraints), encoding="utf-8")
         options = ["--quiet", "--no-annotate", "--no-header", "--only-binary", ":all:", "--constraint", str(limits)]
         where = ["--python-version", target.minor, "--python-platform", uv_platform(target, libc_version)]
-        unwanted = [part for name in FRONT_END for part in ("--no-emit-package", name)]
+        unwanted = [part for name in UNWANTED for part in ("--no-emit-package", name)]
         argv = ["uv", "pip", "compile", *options, *where, *unwanted, "-"]
-        text = subprocess.run(argv, input="\n".join(ROOTS), stdout=subprocess.PIPE, text=True, check=True).stdout
+        wanted = "\n".join(roots(target.python[1]))
+        text = subprocess.run(argv, input=wanted, stdout=subprocess.PIPE, text=True, check=True).stdout
     lines = (line for line in text.splitlines() if line and not line.startswith("#"))
     return dict(line.split("==") for line in lines)
 
@@ -99,8 +114,9 @@ def hashes(target: Target, libc_version: tuple[int, int], pins: Mapping[str, str
 
 def render(target: Target, libc_version: tuple[int, int], pins: Mapping[str, str], taken: list[dict[str, str]]) -> str:
     """Return the text of a lock."""
+    what = " and ".join(roots(target.python[1]))
     lines = [
-        f"# {' and '.join(ROOTS)} with what they need, for CPython {target.minor} on {', '.join(MACHINES)}.",
+        f"# {what} with what they need, for CPython {target.minor} on {', '.join(MACHINES)}.",
         f"# needs: {target.libc} {libc_version[0]}.{libc_version[1]}",
         "# Written by `python -m jupyter_dlenv.kernels.lock_runtime`.",
     ]
@@ -122,7 +138,7 @@ def lock(minor: int, libc: str) -> Path:
 
 def main(names: Sequence[str]) -> None:
     """Rewrite the named locks (``3.11-glibc``), or all of them."""
-    for name in names or [f"3.{minor}-{libc}" for minor in range(8, 15) for libc in ("glibc", "musl")]:
+    for name in names or NAMES:
         version, _dash, libc = name.partition("-")
         print(lock(int(version.partition(".")[2]), libc))
 

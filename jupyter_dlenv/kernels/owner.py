@@ -8,7 +8,6 @@ from typing import Any
 
 from ..settings import DLEnv, load_settings
 
-SERVER_GRACE_S = 120.0
 EMBEDDED_GRACE_S = 5.0
 
 
@@ -41,7 +40,13 @@ class Owner:
 def owner_of(manager: Any) -> Owner:
     """Return who a kernel manager belongs to; a server's kernel managers hang below its mapping manager."""
     root = _server_root(manager.parent)
-    return Owner(load_settings(manager), root, SERVER_GRACE_S if root else EMBEDDED_GRACE_S)
+    settings = load_settings(manager)
+    return Owner(settings, root, settings.kernel_grace if root else EMBEDDED_GRACE_S)
+
+
+def owner_at(settings: DLEnv, server_root: str) -> Owner:
+    """Return a Jupyter server as an owner."""
+    return Owner(settings, server_root, settings.kernel_grace)
 
 
 def _server_root(mapping: Any) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from pathlib import Path
 from typing import Any, cast
 
 from jupyter_client.connect import KernelConnectionInfo
@@ -16,15 +17,26 @@ from tornado.web import HTTPError
 from traitlets import Dict
 from traitlets.config import Config
 
-from ..errors import DLEnvError, InvalidRequest
+from .. import background
+from ..errors import DLEnvError, EnvironmentNotFound, InvalidRequest
 from ..i18n import _
 from ..server.api import status_of
-from ..spec import JobStatus, require_id
-from .environments import environment_from_json
-from .launch import LaunchedKernel, launch
+from ..spec import JobState, JobStatus, require_id
+from . import records
+from .adopt import adopt, record_of
+from .environments import Environment, EnvironmentManager, environment_from_json
+from .launch import Wish, launch
 from .owner import Owner, owner_of
+from .pool import claim
+from .running import LaunchedKernel
+from .start import NOTEBOOK
+from .watch import DeathWatch
+
+ADOPT = "dlenv_adopt"
+"""Argument of ``start_kernel`` that finds a running kernel again instead of starting one."""
 
 _POLL_S = 0.1
+_LOOK_S = 10.0
 
 
 class ContainerProvisioner(KernelProvisionerBase):
@@ -33,7 +45,11 @@ class ContainerProvisioner(KernelProvisionerBase):
     environment = Dict(help="The environment, as its kernelspec holds it.").tag(config=True)
 
     _kernel: LaunchedKernel | None = None
-    _ended: JobStatus | None = None
+    _watch: DeathWatch | None = None
+    _adopting = False
+    _notebook = ""
+    _looked_at = 0.0
+    _alone = True
 
     @property
     def _manager(self) -> KernelManager:
@@ -41,54 +57,81 @@ class ContainerProvisioner(KernelProvisionerBase):
         return self.parent
 
     @property
+    def kernel(self) -> LaunchedKernel | None:
+        """The kernel, None before its start and after its shutdown."""
+        return self._kernel
+
+    @property
     def has_process(self) -> bool:
         """True between launch and end; asserted by the kernel manager right after the launch."""
-        return self._kernel is not None and self._ended is None
+        return self._watch is not None and self._watch.ended is None
 
     async def pre_launch(self, **kwargs: Any) -> dict[str, Any]:
         """Called by the kernel manager before each start; nothing of the server's environment is handed on."""
         require_id(self.kernel_id)
         _refuse_pickle(self._manager)
+        self._adopting = bool(kwargs.pop(ADOPT, False)) and self._kernel is None
+        self._notebook = str((kwargs.get("env") or {}).get(NOTEBOOK, ""))
         kwargs["cmd"] = []
         return kwargs
 
     async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> KernelConnectionInfo:
         """Called by the kernel manager at each start; returns when the kernel listens, or raises why it ended."""
         owner = owner_of(self._manager)
+        self._alone = not owner.is_server
         try:
             self._kernel = await self._launch(owner, str(kwargs.get("cwd") or ""))
         except DLEnvError as error:
             raise (_http_error(error) if owner.is_server else error) from error
-        self._ended = None
+        self._watch = DeathWatch(self._kernel, self._asked_for, self.log)
+        self._watch.start()
         self.connection_info = cast(KernelConnectionInfo, self._kernel.connection)
         return self.connection_info
 
+    def _asked_for(self, status: JobStatus) -> bool:
+        # Clients without a server may ask the kernel itself to end; in a server only code in a cell does.
+        return bool(self._manager.shutting_down) or (self._alone and status.state is JobState.SUCCEEDED)
+
     async def _launch(self, owner: Owner, cwd: str) -> LaunchedKernel:
-        return await launch(
-            environment_from_json(self.environment),
-            owner,
-            kernel_id=self.kernel_id,
-            key=self._manager.session.key,
-            cwd=cwd,
-            previous=self._kernel,
-            log=self.log,
-        )
+        if self._adopting:
+            # Jupyter takes a file that a killed server left for this start's own.
+            Path(self._manager.connection_file).unlink(missing_ok=True)
+            return await adopt(record_of(self.kernel_id), owner)
+        wish = Wish(self._current(), self.kernel_id, self._manager.session.key, cwd, self._notebook)
+        if self._kernel is None:
+            claimed = await claim(wish, owner)
+            if claimed is not None:
+                return claimed
+        return await launch(wish, owner, self.log, self._kernel)
+
+    def _current(self) -> Environment:
+        """Return the environment as it is now: between two starts its image may have changed."""
+        environment = environment_from_json(self.environment)
+        if self._kernel is not None:
+            try:
+                return EnvironmentManager().get(environment.name)
+            except EnvironmentNotFound:
+                pass  # it was removed, and its kernel lives on
+        return environment
 
     async def poll(self) -> int | None:
-        """Called by the restarter and by ``is_alive``: None while it runs, else an exit code."""
-        if self._kernel is None:
+        """Called by the restarter and by ``is_alive``: None while it runs or its end is being explained."""
+        watch = self._watch
+        if watch is None:
             return 0
-        if self._ended is None:
-            status = await self._kernel.status()
-            if not status.state.ended:
-                return None
-            self._ended = status
-            await self._explain(status)
-        return self._ended.exit_code if self._ended.exit_code is not None else 1
+        if watch.ended is None and self._due():
+            await asyncio.wrap_future(background.start(watch.look()))
+        if watch.ended is None:
+            return None
+        return watch.ended.exit_code if watch.ended.exit_code is not None else 1
 
-    async def _explain(self, status: JobStatus) -> None:
-        if self._kernel is not None and not self._manager.shutting_down:
-            self.log.warning(await self._kernel.epitaph(status))
+    def _due(self) -> bool:
+        """Return whether to ask the engine itself: Docker tells of ends, and is asked now and then all the same."""
+        now = asyncio.get_running_loop().time()
+        if self._manager.shutting_down or now - self._looked_at >= _LOOK_S:
+            self._looked_at = now
+            return True
+        return False
 
     async def wait(self) -> int | None:
         """Called by the kernel manager when it knows that the kernel has ended."""
@@ -100,7 +143,7 @@ class ContainerProvisioner(KernelProvisionerBase):
         """Called for an interrupt (SIGINT) and by :meth:`terminate` and :meth:`kill`."""
         if signum == 0:
             await self.poll()
-        elif self._kernel is not None and self._ended is None:
+        elif self._kernel is not None and self.has_process:
             await self._kernel.signal(signum)
 
     async def kill(self, restart: bool = False) -> None:
@@ -112,16 +155,30 @@ class ContainerProvisioner(KernelProvisionerBase):
         await self.send_signal(signal.SIGTERM)
 
     async def cleanup(self, restart: bool = False) -> None:
-        """Called after the end; a restart keeps the folder, the key and the endpoints, anything else leaves nothing."""
+        """Called after the end; a restart goes on from what is there, anything else leaves nothing."""
+        if self._watch is not None:
+            self._watch.stop()
+        if self._kernel is not None and not restart:
+            await self._kernel.clean()
+            self._kernel = self._watch = None
+
+    def let_go(self) -> None:
+        """Leave the kernel running for the next server. Called by our extension when its server stops."""
+        if self._watch is not None:
+            self._watch.stop()
         if self._kernel is not None:
-            await self._kernel.clean(keep_folder=restart)
-            if not restart:
-                self._kernel = None
+            self._kernel.let_go()
+            self._kernel = self._watch = None
+
+    def note_session(self, session: dict[str, str]) -> None:
+        """Note which notebook the kernel belongs to. Called by our extension."""
+        if self._kernel is not None:
+            records.note_session(self._kernel.folder.id, session)
 
     async def get_provisioner_info(self) -> dict[str, Any]:
         """Return what another server needs to find this kernel again."""
         info = await super().get_provisioner_info()
-        return {**info, "native_id": self._kernel.job.native_id if self._kernel else ""}
+        return {**info, "native_id": self._kernel.native_id if self._kernel else ""}
 
 
 def _http_error(error: DLEnvError) -> HTTPError:

@@ -9,7 +9,8 @@ One folder a Python minor, C library and machine, made once below the data folde
     files.json                       size and SHA-256 of every file
 
 The wheels lie in a folder of their own, named after the lock, and a runtime links them. An upgrade of the lock or of
-our own files makes a new runtime beside the old one, which running kernels go on using.
+our own files makes a new runtime beside the old one, which running kernels go on using. What ``integrity`` finds
+damaged is made anew.
 
 Bytecode comes from this host's interpreter where its minor is the image's. Otherwise the image compiles, and because
 bytecode is code, what an image made serves that image only: its ID is part of the folder's name then.
@@ -37,7 +38,7 @@ from ..i18n import _
 from ..images.facts import ImageFacts
 from ..images.probe import ShortRunner
 from ..spec import CONTAINER_ROOT, Mount
-from . import manifest, wheels
+from . import integrity, manifest, wheels
 from .wheels import Target
 
 MOUNT_POINT = f"{CONTAINER_ROOT}/runtime"
@@ -51,7 +52,20 @@ CompileIn = Callable[[Sequence[str], Sequence[Mount]], None]
 
 _PACKAGE = Path(__file__).parents[1]
 _SCRIPTS = ("boot.py", "finder.py", "compile.py")
-_NOTEBOOK_SIDE = ("__init__.py", "_version.py", "spec.py", "errors.py", "i18n.py", "options.py", "notebook", "locale")
+_NOTEBOOK_SIDE = (
+    "__init__.py",
+    "_version.py",
+    "spec.py",
+    "errors.py",
+    "i18n.py",
+    "options.py",
+    "lastwords.py",
+    "notebook",
+    "locale",
+)
+_TOO_OLD_SIDE = ("kernels/too_old.py", "i18n.py", "locale")
+"""What stands in its place where Python is older than our notebook side can be."""
+_OLDEST_WITH_MAGICS = (3, 8)
 _UNUSED = ("bin", "etc", "share")
 _UNCHECKED_HASH = (1).to_bytes(4, "little")
 _LARGEST_BYTECODE = 16 << 20
@@ -69,7 +83,7 @@ def target_of(facts: ImageFacts) -> Target:
     """Return which runtime an image needs.
 
     Raises:
-        UnusableImage: It is no CPython with the global lock, or its C library is unknown.
+        UnusableImage: It is no CPython 3 with the global lock, or its C library is unknown.
     """
     if facts.implementation != "CPython" or facts.free_threaded:
         name = _("free-threaded CPython") if facts.free_threaded else facts.implementation
@@ -77,6 +91,11 @@ def target_of(facts: ImageFacts) -> Target:
             _("The image's Python at {python} is {name}; kernels need CPython with its global lock.").format(
                 python=facts.python, name=name
             )
+        )
+    if facts.version[0] < 3:
+        raise UnusableImage(
+            _("The image's only Python is {version}. Python 2 cannot be a kernel.").format(version=facts.minor),
+            hint=_("Jobs and shells work with this image; for kernels choose one with Python 3."),
         )
     if not facts.libc:
         raise UnusableImage(_("The image's C library is neither glibc nor musl, so no wheels fit it."))
@@ -87,7 +106,15 @@ def kernel_argv(facts: ImageFacts, connection_file: str = CONNECTION_FILE) -> tu
     """Return the command that starts a kernel in a container of the image."""
     # As ipykernel's own kernelspec does: debugpy misses breakpoints in frozen modules.
     options = ("-Xfrozen_modules=off",) if facts.version >= (3, 11) else ()
-    return (facts.python, *options, f"{MOUNT_POINT}/boot.py", "-f", connection_file)
+    return (*_without_variables(facts), facts.python, *options, f"{MOUNT_POINT}/boot.py", "-f", connection_file)
+
+
+def _without_variables(facts: ImageFacts) -> tuple[str, ...]:
+    """Return what to put before a command of the image's Python, that starts it in spite of the image's variables."""
+    if not facts.harmful:
+        return ()
+    # Docker can set a variable, not take one away, and Pythons before 3.8 take an empty PYTHONHOME at its word.
+    return ("/bin/sh", "-c", f'unset {" ".join(facts.harmful)}; exec "$0" "$@"')
 
 
 def compile_argv(facts: ImageFacts) -> tuple[str, ...]:
@@ -133,10 +160,9 @@ def prepare(
             else:
                 compile_in(compile_argv(facts), [Mount(str(folder), MOUNT_POINT, True), Mount(str(out), BYTECODE)])
             _adopt_bytecode(folder, out, target)
-        _note_files(folder)
 
     compiler = "" if _host_compiles(target) else image_id
-    return _made_once(runtimes, _key(target, lock, _own_digest(), compiler), assemble)
+    return _made_once(runtimes, _key(target, lock, _own_digest(target), compiler), assemble)
 
 
 async def ensure_runtime(
@@ -150,6 +176,12 @@ async def ensure_runtime(
         EngineError: The image's Python could not compile it.
     """
     loop = asyncio.get_running_loop()
+    if (3, 0) <= facts.version < _OLDEST_WITH_MAGICS:
+        progress(
+            _("The image has Python {minor}: a plain kernel, without %dlrun and its like, which need 3.8.").format(
+                minor=facts.minor
+            )
+        )
 
     def compile_in(argv: Sequence[str], mounts: Sequence[Mount]) -> None:
         answer = engine.run_short(image_id, argv, mounts=mounts, timeout_s=COMPILE_TIMEOUT_S)
@@ -172,41 +204,33 @@ def _key(target: Target, *parts: str) -> str:
     return f"cp{target.python[0]}{target.python[1]}-{target.libc}-{target.machine}-{digest}"
 
 
-def damaged_files(runtime: Runtime, *, hashes: bool = False) -> list[str]:
-    """Return the files that are missing or not as they were made: by size, or by SHA-256 too, which takes a second."""
-    try:
-        files = json.loads((runtime.path / "files.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return ["files.json"]
-    root = runtime.path
-    return [name for name, (size, digest) in files.items() if not _is_intact(root / name, size, digest, hashes)]
-
-
-def _is_intact(path: Path, size: int, digest: str, hashes: bool) -> bool:
-    try:
-        return path.lstat().st_size == size and (not hashes or _sha256(path) == digest)
-    except OSError:
-        return False
-
-
 def _made_once(runtimes: Path, key: str, make: Callable[[Path], None]) -> Runtime:
     """Return a folder that is complete, because it is made in a temporary one beside it and renamed."""
     runtime = Runtime(key, runtimes / key)
-    if runtime.path.exists():
+    if integrity.is_whole(runtime.path):
         return runtime
     with _locked(runtimes, key):
-        if runtime.path.exists():
+        if integrity.is_whole(runtime.path):
             return runtime  # Another process made it meanwhile.
         for leftover in runtimes.glob(f".{key}.*"):
             shutil.rmtree(leftover, ignore_errors=True)
         temporary = Path(tempfile.mkdtemp(dir=runtimes, prefix=f".{key}."))
         try:
             make(temporary)
+            integrity.note_files(temporary)
             _open_up(temporary)
+            _put_aside(runtime.path)
             os.rename(temporary, runtime.path)
+            integrity.remember(runtime.path)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     return runtime
+
+
+def _put_aside(damaged: Path) -> None:
+    """Move a damaged folder out of the way; kernels that run from it keep what is left until next time."""
+    if damaged.exists():
+        os.rename(damaged, tempfile.mkdtemp(dir=damaged.parent, prefix=f".{damaged.name}."))
 
 
 @contextmanager
@@ -228,8 +252,8 @@ def _fetch(site: Path, target: Target) -> None:
 
 def _add_own_files(folder: Path, target: Target) -> None:
     site = folder / "site"
-    for path in _own_files():
-        copy = folder / path.name if path.parts[0] == "kernels" else site / _PACKAGE.name / path
+    for path in _own_files(target):
+        copy = _place(path, folder, site / _PACKAGE.name)
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(_PACKAGE / path, copy)
     manifest.write_own_metadata(site, _own_version())
@@ -245,18 +269,26 @@ def _compile_here(folder: Path, out: Path) -> None:
         raise DLEnvError(_("Compiling the kernel runtime failed: {output}").format(output=done.stderr.strip()[-500:]))
 
 
-def _own_digest() -> str:
-    return wheels.digest(_own_version() + "".join(f"{path}\0{_sha256(_PACKAGE / path)}\n" for path in _own_files()))
+def _own_digest(target: Target) -> str:
+    files = [f"{path}\0{integrity.sha256(_PACKAGE / path)}\n" for path in _own_files(target)]
+    return wheels.digest(_own_version() + "".join(files))
 
 
-def _own_files() -> list[Path]:
+def _own_files(target: Target) -> list[Path]:
     """Return the paths, below the package, of every file of ours in a runtime."""
     paths = [Path("kernels") / name for name in _SCRIPTS]
-    for name in _NOTEBOOK_SIDE:
+    for name in _NOTEBOOK_SIDE if target.python >= _OLDEST_WITH_MAGICS else _TOO_OLD_SIDE:
         found = _PACKAGE / name
         below = found.rglob("*") if found.is_dir() else [found]
         paths += [path.relative_to(_PACKAGE) for path in below if path.is_file() and "__pycache__" not in path.parts]
     return sorted(paths)
+
+
+def _place(path: Path, folder: Path, package: Path) -> Path:
+    """Return where a file of ours goes: scripts into the runtime's folder, the rest into the package in its site."""
+    if path.name == Path(_TOO_OLD_SIDE[0]).name:
+        return package / "__init__.py"
+    return folder / path.name if path.parts[0] == "kernels" else package / path
 
 
 def _own_version() -> str:
@@ -276,6 +308,8 @@ def _link(sources: Path, folder: Path) -> None:
         copies = folder / Path(parent).relative_to(sources)
         copies.mkdir(exist_ok=True)
         for name in names:
+            if name == integrity.FILES:
+                continue
             try:
                 os.link(os.path.join(parent, name), copies / name)
             except OSError:  # A file system without links.
@@ -326,13 +360,13 @@ def _bytecode_of(compiled: Path, source: Path) -> bytes | None:
             code = file.read(_LARGEST_BYTECODE)
     except OSError:
         return None
-    return code if code[4:8] == _UNCHECKED_HASH else None
+    return code if code[4:8] == _UNCHECKED_HASH or code[4:12] == _stamp_of(source) else None
 
 
-def _note_files(folder: Path) -> None:
-    paths = [Path(parent, name) for parent, _folders, names in os.walk(folder) for name in names]
-    files = {str(path.relative_to(folder)): (path.stat().st_size, _sha256(path)) for path in paths}
-    (folder / "files.json").write_text(json.dumps(files), encoding="utf-8")
+def _stamp_of(source: Path) -> bytes:
+    """Return what follows the magic number in Python 3.6's bytecode of a source: its time and size."""
+    about = source.stat()
+    return (int(about.st_mtime) & 0xFFFFFFFF).to_bytes(4, "little") + about.st_size.to_bytes(4, "little")
 
 
 def _open_up(folder: Path) -> None:
@@ -341,7 +375,3 @@ def _open_up(folder: Path) -> None:
         os.chmod(parent, 0o755)
         for name in names:
             os.chmod(os.path.join(parent, name), 0o444)
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -10,9 +10,11 @@ from collections.abc import Awaitable, Callable
 
 from ..engines.base import Engine
 from ..engines.registry import load_engine
-from ..errors import DLEnvError
+from ..errors import DLEnvError, EngineUnavailable
 from ..paths import kernels_dir
+from . import records
 from .folder import KernelFolder
+from .records import KernelRecord
 
 _AT_EXIT_S = 2.0
 _LOOK_S = 0.1
@@ -31,10 +33,12 @@ async def sweep() -> list[str]:
     """
     gone = []
     for folder in await asyncio.to_thread(_abandoned):
-        kernel_id = str(uuid.UUID(folder.path.name))
+        record = records.read(folder.id)
+        kernel_id = record.kernel_id if record else folder.id
         with contextlib.suppress(DLEnvError):
             if await _forget(kernel_id):
                 await asyncio.to_thread(folder.remove)
+                records.forget(folder.id)
                 gone.append(kernel_id)
     return gone
 
@@ -60,6 +64,22 @@ async def _forget(kernel_id: str) -> bool:
             return False
         await engine.remove(kernel_id)
     return True
+
+
+async def remove_ownerless(record: KernelRecord) -> None:
+    """Remove a kernel that has no owner, running or not; one that found an owner meanwhile is left alone."""
+    folder = KernelFolder(record.folder_id)
+    if folder.path.exists() and not folder.adopt():
+        return
+    try:
+        for name in ("docker", "process"):
+            with contextlib.suppress(EngineUnavailable):
+                await load_engine(name).remove(record.kernel_id)
+    except DLEnvError:
+        folder.release()
+        raise
+    await asyncio.to_thread(folder.remove)
+    records.forget(record.folder_id)
 
 
 def clean_at_exit(kernel_id: str, ended: Ended, clean: Clean) -> None:

@@ -9,7 +9,7 @@ import http.client
 import json
 import os
 import socket
-from typing import Any, Dict, Iterator, NamedTuple, Optional
+from typing import Any, Dict, Iterator, NamedTuple, Optional, Tuple
 from urllib.parse import quote, urlencode
 
 from ..errors import DLEnvError, EngineUnavailable, from_json
@@ -21,7 +21,7 @@ _CHUNK = 1 << 20
 
 
 class Frame(NamedTuple):
-    """A piece of a job's log; ``job`` is set on the last one of a followed log."""
+    """A piece of a log; ``job`` is set on the last one of a followed log, of a build it is what was built."""
 
     data: bytes
     cursor: str
@@ -76,16 +76,35 @@ class Client:
         query = {"cursor": cursor, "follow": "1" if follow else "0"}
         if tail is not None:
             query["tail"] = str(tail)
+        for head, data in self._frames("GET", f"/jobs/{quote(job_id, safe='')}/log", None, query):
+            yield Frame(data, head["cursor"], head["open_lines"], head["state"], head.get("job"))
+
+    def build(self, body: Dict[str, Any]) -> Iterator[Frame]:
+        """Yield the frames of a build to its end; to leave early ends the build.
+
+        Raises:
+            DLEnvError: It was refused, or failed.
+        """
+        for head, data in self._frames("POST", "/builds", body):
+            yield Frame(data, "", head["open_lines"], head["state"], head.get("build"))
+            if "error" in head:
+                raise from_json(head["error"])
+            if "build" in head:
+                return
+        raise EngineUnavailable(_("The build's log broke off."), hint="jupyter dlenv doctor")
+
+    def _frames(
+        self, method: str, path: str, body: Any, query: Optional[Dict[str, str]] = None
+    ) -> Iterator[Tuple[Dict[str, Any], bytes]]:
         connection = _UnixConnection(self._path)
         try:
-            response = self._request(connection, "GET", f"/jobs/{quote(job_id, safe='')}/log", None, query)
+            response = self._request(connection, method, path, body, query)
             while True:
                 line = response.readline()
                 if not line:
                     return
                 head = json.loads(line)
-                data = _exactly(response, head["bytes"])
-                yield Frame(data, head["cursor"], head["open_lines"], head["state"], head.get("job"))
+                yield head, _exactly(response, head["bytes"])
         finally:
             connection.close()
 

@@ -14,10 +14,14 @@ from IPython.core.magic import Magics, cell_magic, line_magic, magics_class, no_
 
 from ..errors import InvalidRequest
 from ..i18n import _
+from ..lastwords import Notebook
 from ..options import RunOptions, RunRequest, parse_run, usage
-from .client import Client, find_client
+from .builds import BuildDisplay, apt_body, apt_parser, build_body, build_parser, summary, until_built
+from .client import Client, Frame, find_client
 from .follow import Display, Lines, raise_for_state, state_line, terminal_columns, until_ended
 from .links import show_hint
+from .offer import restart_offer, restart_text
+from .packages import wrap_pip
 
 
 def words_of(line: str) -> List[str]:
@@ -75,10 +79,28 @@ class Session:
         show = self._viewer(job, plain)
         raise_for_state(until_ended(self.client, job, show))
 
+    def build(self, what: str, body: Dict[str, Any]) -> None:
+        """Build an image and show it to its end; offer the kernel anew where its own image changed.
+
+        Raises:
+            DLEnvError: It was refused, or a step failed.
+        """
+        built = until_built(self.client, body, self._build_viewer(what))
+        print("\n".join(summary(built)))
+        if built["changed"] and built["environment"] == os.environ.get("DLENV_ENVIRONMENT"):
+            print(restart_text())
+            if in_notebook(self.shell):
+                self.shell.display_pub.publish(data=restart_offer(built["environment"]), metadata={})
+
+    def _build_viewer(self, what: str) -> Callable[[Frame], None]:
+        if not in_notebook(self.shell):
+            return Lines(_print, terminal_columns(sys.stdout)).add
+        return BuildDisplay(what, _publisher(self.shell)).add
+
     def _viewer(self, job: Dict[str, Any], plain: bool) -> Callable[[Any], None]:
         if plain or not in_notebook(self.shell):
             return Lines(_print, terminal_columns(sys.stdout)).add
-        return _display(self.shell, job)
+        return Display(job, _publisher(self.shell)).add
 
 
 def _print(text: str) -> None:
@@ -86,11 +108,11 @@ def _print(text: str) -> None:
     sys.stdout.flush()
 
 
-def _display(shell: Any, job: Dict[str, Any]) -> Callable[[Any], None]:
+def _publisher(shell: Any) -> Callable[..., None]:
     def publish(data: Dict[str, Any], transient: Dict[str, Any], update: bool) -> None:
         shell.display_pub.publish(data=data, metadata={}, transient=transient, update=update)
 
-    return Display(job, publish).add
+    return publish
 
 
 @magics_class
@@ -165,6 +187,28 @@ class DLEnvMagics(Magics):
         _no_words(line, "%dlgpus")
         print(gpus_text(self._session.client.call("GET", "/gpus")))
 
+    @no_var_expand
+    @cell_magic
+    def dlbuild(self, line: str, cell: str) -> None:
+        """Build an image from the cell, which is a Dockerfile: %%dlbuild -t NAME --env NAME"""
+        parser = build_parser("%%dlbuild")
+        options = parser.parse_args(words_of(line))
+        if options.help:
+            print(parser.format_help())
+        else:
+            self._session.build(options.tag or options.env or "%%dlbuild", build_body(options, cell))
+
+    @no_var_expand
+    @line_magic
+    def dlapt(self, line: str) -> None:
+        """Add Debian packages to the kernel's image: %dlapt ffmpeg libgl1"""
+        parser = apt_parser()
+        options = parser.parse_args(words_of(line))
+        if options.help:
+            print(parser.format_help())
+        else:
+            self._session.build("%dlapt " + " ".join(options.packages), apt_body(options))
+
     @line_magic
     def dlimages(self, line: str) -> None:
         """List the images of the host."""
@@ -212,10 +256,25 @@ def _no_words(line: str, magic: str) -> None:
         raise InvalidRequest(_("{magic} takes no arguments.").format(magic=magic))
 
 
+def note_last_words(shell: Any) -> None:
+    """Note what runs and what is written, for the owner of a kernel that dies."""
+    kernel = getattr(shell, "kernel", None)
+    folder = os.path.dirname(os.environ.get("DLENV_API", ""))
+    if kernel is None or "DLENV_ENVIRONMENT" not in os.environ or not os.access(folder, os.W_OK):
+        return
+    noted = Notebook(folder)
+    shell.events.register("pre_run_cell", lambda info: noted.note_parent(kernel.get_parent().get("header", {})))
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "echo"):
+            stream.echo = noted  # ipykernel's streams hand on all that they get
+
+
 def register(shell: Any) -> None:
     """Add the magics to a shell; a second time changes nothing."""
     if "dlrun" in shell.magics_manager.magics["line"]:
         return
     shell.register_magics(DLEnvMagics)
+    note_last_words(shell)
     if "DLENV_ENVIRONMENT" in os.environ:
         shell.set_custom_exc((FileNotFoundError,), show_hint)
+        wrap_pip(shell)

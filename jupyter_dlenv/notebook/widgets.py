@@ -9,9 +9,8 @@ from IPython.display import display
 from ..errors import DLEnvError
 from ..i18n import _
 from .client import Client, find_client
-
-SWITCH_MIME = "application/vnd.jupyter-dlenv.environment+json"
-"""What JupyterLab shows as a button that switches this notebook's kernel."""
+from .offer import SWITCH_MIME as SWITCH_MIME
+from .offer import switch_offer as switch_offer
 
 
 def default_name(ref: str) -> str:
@@ -91,9 +90,3 @@ class Environments(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets has no 
 
     def _say(self, text: str) -> None:
         self.message.value = "<pre>" + text.replace("&", "&amp;").replace("<", "&lt;") + "</pre>" if text else ""
-
-
-def switch_offer(name: str) -> Dict[str, Any]:
-    """Return what offers the switch: a button in JupyterLab, a sentence elsewhere."""
-    text = _("Choose it with Kernel > Change Kernel… > {name}.").format(name=name)
-    return {"text/plain": text, SWITCH_MIME: {"name": name}}

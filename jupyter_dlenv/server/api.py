@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -27,15 +28,21 @@ from ..errors import (
 )
 from ..gpus.inventory import read_inventory
 from ..i18n import _
+from ..images.build import build_request_from_json
 from ..jobs.manager import JobManager, LogFrame
 from ..jobs.principal import Principal
-from ..kernels.environments import Environment, EnvironmentManager, environment_from_json
+from ..kernels.board import BOARD
+from ..kernels.environments import Environment, EnvironmentManager, PoolStatus, environment_from_json
+from ..kernels.listing import kernel_rows
 from ..options import request_from_json
 from ..settings import DLEnv
-from ..spec import Role
+from ..shell.session import find_running
+from ..shell.targets import Kind
+from ..spec import Job
+from .builds import BuildFrame, Builds
 
 LOG_TYPE = "application/vnd.jupyter-dlenv.log"
-BODY_LIMIT = 4 << 20
+BODY_LIMIT = 24 << 20  # a build's context, in base64
 _JSON_KEYS_LIMIT = 1000
 
 _STATUS: tuple[tuple[type[DLEnvError], int], ...] = (
@@ -51,6 +58,10 @@ _STATUS: tuple[tuple[type[DLEnvError], int], ...] = (
 )
 
 
+OpenTerminal = Callable[[Sequence[str]], str]
+"""Runs a command in a new terminal of Jupyter's own and returns the terminal's name."""
+
+
 @dataclass(frozen=True)
 class Call:
     """One request, its principal not taken from it.
@@ -59,12 +70,14 @@ class Call:
         parts: Named parts of the path.
         query: The last value of each query parameter.
         body: JSON data, None without a body.
+        open_terminal: None where there are no terminals.
     """
 
     principal: Principal
     parts: Mapping[str, str] = field(default_factory=dict)
     query: Mapping[str, str] = field(default_factory=dict)
     body: Any = None
+    open_terminal: OpenTerminal | None = None
 
 
 @dataclass(frozen=True)
@@ -75,7 +88,7 @@ class Answer:
     status: int = 200
 
 
-Frames = AsyncIterator[LogFrame]
+Frames = AsyncIterator["LogFrame | BuildFrame"]
 Function = Callable[["Api", Call], Awaitable[Answer | Frames]]
 
 
@@ -105,8 +118,10 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def frame_bytes(frame: LogFrame) -> bytes:
+def frame_bytes(frame: LogFrame | BuildFrame) -> bytes:
     """Return a frame for the wire: one line of JSON, then the bytes of the log."""
+    if isinstance(frame, BuildFrame):
+        return frame.to_bytes()
     head: dict[str, Any] = {
         "cursor": frame.cursor,
         "bytes": len(frame.data),
@@ -129,6 +144,8 @@ class Api:
         self.settings = settings
         self.jobs = JobManager(settings)
         self.environments = EnvironmentManager()
+        self.pool_status: Callable[[Environment], PoolStatus] | None = None
+        self.builds = Builds(settings.owner, self.environments)
 
 
 async def list_jobs(api: Api, call: Call) -> Answer:
@@ -191,10 +208,22 @@ async def _started(frames: Frames) -> Frames:
     return every()
 
 
+async def create_build(api: Api, call: Call) -> Frames:
+    """POST /builds"""
+    return await api.builds.start(call.principal, build_request_from_json(call.body))
+
+
 async def list_environments(api: Api, call: Call) -> Answer:
     """GET /environments"""
     found = await asyncio.to_thread(api.environments.list)
-    return Answer({"environments": [asdict(environment) for environment in found]})
+    return Answer({"environments": [_environment_row(api, environment) for environment in found]})
+
+
+def _environment_row(api: Api, environment: Environment) -> dict[str, Any]:
+    row = asdict(environment)
+    if environment.pool and api.pool_status is not None:
+        row["pool_status"] = asdict(api.pool_status(environment))
+    return row
 
 
 async def get_environment(api: Api, call: Call) -> Answer:
@@ -239,26 +268,35 @@ async def delete_environment(api: Api, call: Call) -> Answer:
 
 async def list_kernels(api: Api, call: Call) -> Answer:
     """GET /kernels"""
-    found = []
+    found: list[Job] = []
     for name in ("docker", "process"):
         try:
             found += await load_engine(name).list(call.principal.owner)
         except EngineUnavailable:
             continue  # a host without Docker has no container kernels
-    live = [job for job in found if job.role is Role.KERNEL and not job.status.state.ended]
-    rows = [
-        {
-            "id": job.id,
-            "environment": job.environment,
-            "image": job.image_ref,
-            "engine": job.engine,
-            "state": job.status.state.value,
-            "native_id": job.native_id,
-            "started_at": job.status.started_at,
-        }
-        for job in live
-    ]
-    return Answer({"kernels": rows})
+    return Answer({"kernels": kernel_rows(found, [] if call.principal.kernel else BOARD.all())})
+
+
+async def open_kernel_terminal(api: Api, call: Call) -> Answer:
+    """POST /kernels/{id}/terminal"""
+    return await _open_terminal(Kind.KERNEL, call)
+
+
+async def open_job_terminal(api: Api, call: Call) -> Answer:
+    """POST /jobs/{id}/terminal"""
+    return await _open_terminal(Kind.JOB, call)
+
+
+async def _open_terminal(kind: Kind, call: Call) -> Answer:
+    if call.open_terminal is None:
+        raise Unsupported(
+            _("This Jupyter server has no terminals."), hint=f"jupyter dlenv shell {call.parts['id'][:36]}"
+        )
+    found = (await find_running(kind, call.parts["id"], call.principal.owner)).job
+    if found is None or found.engine != "docker":
+        raise Unsupported(_("It runs without a container; any terminal will do."))
+    command = [sys.executable, "-m", "jupyter_dlenv", "shell", found.id, f"--owner={call.principal.owner}"]
+    return Answer({"name": call.open_terminal(command)}, 201)
 
 
 async def list_images(api: Api, call: Call) -> Answer:
@@ -306,6 +344,7 @@ ROUTES: tuple[Route, ...] = (
     Route(rf"/jobs/{_ID}", "jobs", {"GET": get_job, "DELETE": delete_job}),
     Route(rf"/jobs/{_ID}/cancel", "jobs", {"POST": cancel_job}),
     Route(rf"/jobs/{_ID}/log", "jobs", {"GET": read_log}),
+    Route(rf"/jobs/{_ID}/terminal", "jobs", {"POST": open_job_terminal}, person_only=frozenset({"POST"})),
     Route(r"/environments", "environments", {"GET": list_environments}),
     Route(
         rf"/environments/{_ENVIRONMENT}",
@@ -314,6 +353,8 @@ ROUTES: tuple[Route, ...] = (
         person_only=frozenset({"DELETE"}),
     ),
     Route(r"/kernels", "kernels", {"GET": list_kernels}),
+    Route(rf"/kernels/{_ID}/terminal", "kernels", {"POST": open_kernel_terminal}, person_only=frozenset({"POST"})),
     Route(r"/images", "images", {"GET": list_images}),
+    Route(r"/builds", "builds", {"POST": create_build}),
     Route(r"/gpus", "gpus", {"GET": list_gpus}),
 )

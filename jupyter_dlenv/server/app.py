@@ -3,17 +3,32 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from jupyter_server.extension.application import ExtensionApp
 
 from ..i18n import _
 from ..jobs.principal import Principal
+from ..kernels.board import BOARD, Phase, Report
+from ..kernels.owner import owner_at
 from ..paths import server_socket
 from ..settings import DLEnv, load_settings
 from .api import Api
 from .handlers import HANDLERS
+from .keeper import Keeper
 from .sockets import Listener, serve_jobs
+
+EVENT = "https://events.jupyter.org/jupyter_dlenv/kernel_state/v1"
+_WORDS = {Phase.READY: "ready", Phase.ENDED: "ended"}
+
+
+def event_data(report: Report) -> dict[str, str]:
+    """Return a report as the data of an event."""
+    about = {"kernel_id": report.kernel_id, "environment": report.environment, "image": report.image}
+    said = {"message": report.message, "last_lines": report.last_lines}
+    return {**about, **said, "state": _WORDS.get(report.phase, report.phase.value.lower())}
 
 
 class DLEnvApp(ExtensionApp):
@@ -26,6 +41,8 @@ class DLEnvApp(ExtensionApp):
     classes = [DLEnv]
 
     _listener: Listener | None = None
+    _keeper: Keeper | None = None
+    _tell: Callable[[Report], None] | None = None
 
     def initialize_settings(self) -> None:
         """Read the settings and open the server's socket."""
@@ -37,6 +54,39 @@ class DLEnvApp(ExtensionApp):
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._listener = serve_jobs(path, self._principal, settings, None)
         self.log.info(_("jupyter-dlenv serves jobs at {path}").format(path=path))
+        self._keep_kernels(settings)
+        self._tell_events()
+
+    def _keep_kernels(self, settings: DLEnv) -> None:
+        """Find the kernels of the server before this one again, before the first request can ask for them."""
+        server: Any = self.serverapp
+        owner = owner_at(settings, str(server.kernel_manager.root_dir))
+        self._keeper = Keeper(owner, server.kernel_manager, server.session_manager, self.log)
+        self._api.pool_status = self._keeper.pool.status
+
+        async def begin() -> None:
+            assert self._keeper is not None
+            await self._keeper.adopt()
+            self._keeper.start()
+
+        if server.io_loop.asyncio_loop.is_running():
+            server.io_loop.add_callback(begin)  # a server inside a program whose loop runs already, as in tests
+        else:
+            server.io_loop.run_sync(begin)
+
+    def _tell_events(self) -> None:
+        """Emit what happens to kernels as Jupyter events."""
+        server: Any = self.serverapp
+        logger = server.event_logger
+        if EVENT not in logger.schemas:
+            logger.register_event_schema(Path(__file__).with_name("kernel-event.yml"))
+        loop = server.io_loop
+
+        def tell(report: Report) -> None:
+            loop.add_callback(logger.emit, schema_id=EVENT, data=event_data(report))
+
+        self._tell = tell
+        BOARD.listen(tell)
 
     def _root(self, settings: DLEnv) -> str:
         return settings.root or os.path.realpath(os.path.expanduser(self.serverapp.root_dir))  # type: ignore[union-attr]
@@ -48,7 +98,13 @@ class DLEnvApp(ExtensionApp):
             self.handlers.append((f"/dlenv/api/v1{path}", handler, arguments))
 
     async def stop_extension(self) -> None:
-        """Close the socket; jobs go on."""
+        """Close the socket, and let go of the kernels that are to live on; jobs go on."""
+        if self._tell is not None:
+            BOARD.unlisten(self._tell)
+            self._tell = None
+        if self._keeper is not None:
+            await self._keeper.stop()
+            self._keeper = None
         if self._listener is not None:
             self._listener.close()
             self._listener = None

@@ -6,15 +6,19 @@ decorated base method would speak for all subclasses.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
+from jupyter_core.utils import ensure_async
 from jupyter_server.auth.decorator import authorized
 from jupyter_server.base.handlers import APIHandler
 from tornado.web import authenticated
 
-from ..errors import DLEnvError, InvalidRequest
+from ..errors import Denied, DLEnvError, InvalidRequest
 from ..i18n import _
 from ..jobs.principal import Principal
 from . import api
-from .api import Answer, Api, Call, Function, parse_body, status_of
+from .api import Answer, Api, Call, Frames, Function, OpenTerminal, parse_body, status_of
 from .sockets import write_answer
 
 AUTH_PREFIX = "jupyter_dlenv"
@@ -41,6 +45,33 @@ class _ApiHandler(APIHandler):
             # A form or plain text could come from a page of another origin without asking first.
             raise InvalidRequest(_("The body's type is application/json."))
         return parse_body(self.request.body)
+
+
+class _TerminalHandler(_ApiHandler):
+    """Opens one of Jupyter's own terminals, for who may open and use those too."""
+
+    async def _serve_terminal(self, function: Function, **parts: str) -> None:
+        async def with_terminals(served: Api, call: Call) -> Answer | Frames:
+            for action in ("write", "execute"):
+                await self._require(action)
+            return await function(served, replace(call, open_terminal=self._opener()))
+
+        await self._serve(with_terminals, **parts)
+
+    async def _require(self, action: str) -> None:
+        if not await ensure_async(self.authorizer.is_authorized(self, self.current_user, action, "terminals")):
+            raise Denied(_("You may not use terminals on this Jupyter server (rule: terminals)."))
+
+    def _opener(self) -> OpenTerminal | None:
+        manager = self.settings.get("terminal_manager")
+        if manager is None:
+            return None
+
+        def open_terminal(command: Sequence[str]) -> str:
+            # Not in the notebook folder, where a module of the user's could take the place of one that we import.
+            return str(manager.create(shell_command=list(command), cwd="/")["name"])
+
+        return open_terminal
 
 
 class JobsHandler(_ApiHandler):
@@ -97,6 +128,17 @@ class JobLogHandler(_ApiHandler):
         await self._serve(api.read_log, id=id)
 
 
+class JobTerminalHandler(_TerminalHandler):
+    """/jobs/{id}/terminal"""
+
+    auth_resource = f"{AUTH_PREFIX}:jobs"
+
+    @authenticated
+    @authorized
+    async def post(self, id: str) -> None:
+        await self._serve_terminal(api.open_job_terminal, id=id)
+
+
 class EnvironmentsHandler(_ApiHandler):
     """/environments"""
 
@@ -140,6 +182,17 @@ class KernelsHandler(_ApiHandler):
         await self._serve(api.list_kernels)
 
 
+class KernelTerminalHandler(_TerminalHandler):
+    """/kernels/{id}/terminal"""
+
+    auth_resource = f"{AUTH_PREFIX}:kernels"
+
+    @authenticated
+    @authorized
+    async def post(self, id: str) -> None:
+        await self._serve_terminal(api.open_kernel_terminal, id=id)
+
+
 class ImagesHandler(_ApiHandler):
     """/images"""
 
@@ -149,6 +202,17 @@ class ImagesHandler(_ApiHandler):
     @authorized
     async def get(self) -> None:
         await self._serve(api.list_images)
+
+
+class BuildsHandler(_ApiHandler):
+    """/builds"""
+
+    auth_resource = f"{AUTH_PREFIX}:builds"
+
+    @authenticated
+    @authorized
+    async def post(self) -> None:
+        await self._serve(api.create_build)
 
 
 class GpusHandler(_ApiHandler):
@@ -167,9 +231,12 @@ HANDLERS: dict[str, type[_ApiHandler]] = {
     r"/jobs/(?P<id>[^/]+)": JobHandler,
     r"/jobs/(?P<id>[^/]+)/cancel": JobCancelHandler,
     r"/jobs/(?P<id>[^/]+)/log": JobLogHandler,
+    r"/jobs/(?P<id>[^/]+)/terminal": JobTerminalHandler,
     r"/environments": EnvironmentsHandler,
     r"/environments/(?P<name>[^/]+)": EnvironmentHandler,
     r"/kernels": KernelsHandler,
+    r"/kernels/(?P<id>[^/]+)/terminal": KernelTerminalHandler,
     r"/images": ImagesHandler,
+    r"/builds": BuildsHandler,
     r"/gpus": GpusHandler,
 }

@@ -5,27 +5,24 @@ They run on a thread of their own, so a busy notebook client or a blocked server
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
-import threading
-from collections.abc import Callable, Coroutine
-from concurrent.futures import Future
+from collections.abc import AsyncGenerator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from tornado.httpserver import HTTPServer
 from tornado.iostream import StreamClosedError
 from tornado.netutil import bind_unix_socket
 from tornado.web import Application, RequestHandler
 
+from .. import background
 from ..errors import DLEnvError
 from ..jobs.principal import Principal
 from ..settings import DLEnv
-from ..spec import Identity
+from ..spec import Identity, new_id
 from .api import BODY_LIMIT, LOG_TYPE, ROUTES, Answer, Api, Call, Frames, Function, frame_bytes, parse_body, status_of
 
-T = TypeVar("T")
 _MODE = 0o600
 
 
@@ -38,7 +35,7 @@ class Listener:
 
     def close(self) -> None:
         """Stop listening; running answers are cut."""
-        _on_thread(self._close)
+        background.run(self._close)
         self.path.unlink(missing_ok=True)
 
     async def _close(self) -> None:
@@ -46,22 +43,27 @@ class Listener:
         await self._server.close_all_connections()
 
 
-def serve_jobs(path: Path, principal: Principal, settings: DLEnv, owner: Identity | None) -> Listener:
+def serve_jobs(
+    path: Path, principal: Principal, settings: DLEnv, owner: Identity | None, *, made_in: Path | None = None
+) -> Listener:
     """Listen at a path for one principal.
 
     Args:
         owner: Who may connect when this process is root; otherwise only this user may.
+        made_in: A folder of ours on the same file system where the socket gets its mode and owner before it is moved
+            to its place. The place may be a folder that a container writes, where a name can change hands any time.
     """
-    path.unlink(missing_ok=True)
+    first = (made_in or path.parent) / f".{new_id()[:8]}.sock"
 
     async def listen() -> HTTPServer:
         server = HTTPServer(_application(principal, settings), max_body_size=BODY_LIMIT)
-        server.add_socket(bind_unix_socket(str(path), mode=_MODE))
+        server.add_socket(bind_unix_socket(str(first), mode=_MODE))
         return server
 
-    server = _on_thread(listen)
+    server = background.run(listen)
     if owner is not None and os.geteuid() == 0:
-        os.chown(path, owner.uid, owner.gid)
+        os.chown(first, owner.uid, owner.gid)
+    os.replace(first, path)
     return Listener(path, server)
 
 
@@ -112,31 +114,10 @@ async def write_answer(handler: RequestHandler, answer: Answer | Frames) -> None
             await handler.flush()
     except StreamClosedError:
         return
+    finally:
+        if isinstance(answer, AsyncGenerator):
+            await answer.aclose()  # at once: a build ends with its reader
 
 
 def _dump(data: Any) -> bytes:
     return json.dumps(data, ensure_ascii=False).encode("utf-8", "replace")
-
-
-class _Thread:
-    """The thread with the sockets' event loop, started on first use and gone with the process."""
-
-    def __init__(self) -> None:
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._lock = threading.Lock()
-
-    def loop(self) -> asyncio.AbstractEventLoop:
-        """Return the running loop."""
-        with self._lock:
-            if self._loop is None:
-                self._loop = asyncio.new_event_loop()
-                threading.Thread(target=self._loop.run_forever, name="dlenv-sockets", daemon=True).start()
-            return self._loop
-
-
-_THREAD = _Thread()
-
-
-def _on_thread(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    future: Future[T] = asyncio.run_coroutine_threadsafe(work(), _THREAD.loop())
-    return future.result()

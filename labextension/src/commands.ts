@@ -1,7 +1,7 @@
 import type { JupyterFrontEnd } from '@jupyterlab/application';
 import { showErrorMessage } from '@jupyterlab/apputils';
 import type { TranslationBundle } from '@jupyterlab/translation';
-import { refreshIcon } from '@jupyterlab/ui-components';
+import { refreshIcon, terminalIcon } from '@jupyterlab/ui-components';
 import type { CommandRegistry } from '@lumino/commands';
 import type { ReadonlyJSONObject, ReadonlyPartialJSONObject } from '@lumino/coreutils';
 
@@ -24,6 +24,7 @@ export function addCommands(options: ICommandOptions): void {
   addViewCommands(options);
   addKernelCommands(options);
   addJobCommands(options);
+  addTerminalCommand(options);
 }
 
 /** Return the sidebar's buttons as calls of commands. */
@@ -34,6 +35,7 @@ export function actionsOf(commands: CommandRegistry): IActions {
     stopKernel: kernelId => run(CommandIDs.stopKernel, { kernelId }),
     stopJob: (jobId, force) => run(CommandIDs.stopJob, { jobId, force }),
     openLog: (jobId, name) => run(CommandIDs.openLog, { jobId, name }),
+    openTerminal: (kind, id) => run(CommandIDs.openTerminal, { kind, id }),
     refresh: () => run(CommandIDs.refresh)
   };
 }
@@ -102,6 +104,29 @@ function addJobCommands({ app, model, trans, openLog }: ICommandOptions): void {
       attempt(trans.__('The log could not be shown'), trans, async () =>
         openLog(requireJobId(args.jobId, trans), String(args.name ?? ''))
       )
+  });
+}
+
+function addTerminalCommand({ app, model, trans }: ICommandOptions): void {
+  app.commands.addCommand(CommandIDs.openTerminal, {
+    label: trans.__('Open a Terminal in a Container'),
+    icon: terminalIcon,
+    describedBy: {
+      args: schema(
+        {
+          kind: { enum: ['kernels', 'jobs'], description: trans.__('What runs in the container.') },
+          id: text(trans.__('Id of the kernel or job.'))
+        },
+        'kind',
+        'id'
+      )
+    },
+    execute: args =>
+      attempt(trans.__('The terminal could not be opened'), trans, async () => {
+        const kind = args.kind === 'jobs' ? 'jobs' : 'kernels';
+        const name = await model.openTerminal(kind, requireJobId(args.id, trans));
+        await app.commands.execute('terminal:open', { name });
+      })
   });
 }
 

@@ -11,7 +11,7 @@ import {
   stopIcon
 } from '@jupyterlab/ui-components';
 
-import type { JobState } from './tokens';
+import type { JobState, KernelState } from './tokens';
 
 /** Stacked layers: the sidebar and the log tabs. */
 export const dlenvIcon = new Icon({
@@ -25,9 +25,11 @@ export const dlenvIcon = new Icon({
 </svg>`
 });
 
-const STATE_ICONS: Readonly<Record<JobState, LabIcon>> = {
+const STATE_ICONS: Readonly<Record<JobState | KernelState, LabIcon>> = {
   PENDING: circleEmptyIcon,
+  QUEUED: circleEmptyIcon,
   PULLING: downloadIcon,
+  CREATING: circleEmptyIcon,
   STARTING: circleEmptyIcon,
   RUNNING: runIcon,
   SUCCEEDED: checkIcon,
@@ -37,6 +39,6 @@ const STATE_ICONS: Readonly<Record<JobState, LabIcon>> = {
 };
 
 /** Return the icon of a state; one that a newer server made up has one too. */
-export function stateIcon(state: JobState): LabIcon {
+export function stateIcon(state: JobState | KernelState): LabIcon {
   return STATE_ICONS[state] ?? infoIcon;
 }

@@ -1,7 +1,8 @@
 import type { TranslationBundle } from '@jupyterlab/translation';
 
 import { ApiError } from './request';
-import type { IJob, JobState } from './tokens';
+import { parseSpans, settle } from './terminaltext';
+import type { IJob, IKernel, IPool, JobState, KernelState } from './tokens';
 import { hasEnded } from './tokens';
 
 /** What went wrong, and the next step, empty when there is none. */
@@ -11,10 +12,12 @@ export interface IProblem {
 }
 
 /** Return the state in the user's language; a state of a newer server as it is. */
-export function stateText(state: JobState, trans: TranslationBundle): string {
-  const texts: Record<JobState, string> = {
+export function stateText(state: JobState | KernelState, trans: TranslationBundle): string {
+  const texts: Record<JobState | KernelState, string> = {
     PENDING: trans.__('waiting'),
+    QUEUED: trans.__('waiting'),
     PULLING: trans.__('pulling the image'),
+    CREATING: trans.__('creating the container'),
     STARTING: trans.__('starting'),
     RUNNING: trans.__('running'),
     SUCCEEDED: trans.__('succeeded'),
@@ -23,6 +26,27 @@ export function stateText(state: JobState, trans: TranslationBundle): string {
     LOST: trans.__('lost')
   };
   return texts[state] ?? state;
+}
+
+/** Return how many kernels a pool has ready and which GPUs it holds. */
+export function poolText({ ready, size, gpus }: IPool, trans: TranslationBundle): string {
+  const counted = trans.__('%1 of %2 ready', ready, size);
+  return gpus?.length ? `${counted} · ${trans.__('holds %1', gpus.join(', '))}` : counted;
+}
+
+/** Return the announcement of a kernel's end. */
+export function deathText(kernel: IKernel, trans: TranslationBundle): string {
+  const why = kernel.message || stateText(kernel.state, trans);
+  return trans.__('The kernel of %1 ended: %2', kernel.environment, why);
+}
+
+/** Return lines that a terminal was meant for as text alone. */
+export function plainLines(text: string): string {
+  const plain = (line: string) =>
+    parseSpans(settle(line))
+      .map(span => span.text)
+      .join('');
+  return text.split('\n').map(plain).join('\n').trim();
 }
 
 /** Return how the job ended in one line, its exit code once; empty while it runs and when it simply succeeded. */

@@ -7,7 +7,7 @@ import { Signal } from '@lumino/signaling';
 import type { ILogQuery } from './joblog';
 import { JobLog, StreamSlots } from './joblog';
 import { requestAPI, requestStream } from './request';
-import type { IEnvironment, IJob, IKernel } from './tokens';
+import type { IEnvironment, IJob, IKernel, TerminalKind } from './tokens';
 
 const POLL_MS = 2000;
 const POLL_MAX_MS = 30_000;
@@ -92,6 +92,34 @@ export class DLEnvModel implements IDisposable {
       await requestAPI(this._settings, `jobs/${id}/cancel`, { method: 'POST', body });
     });
     await this.refresh();
+  }
+
+  /**
+   * Ask for the kernels alone, which can end while nobody looks at the lists.
+   *
+   * @throws ApiError
+   */
+  async refreshKernels(): Promise<void> {
+    const answer = await requestAPI<{ kernels: IKernel[] }>(this._settings, 'kernels');
+    if (!this.isDisposed) {
+      this._kernels = { items: answer.kernels, loaded: true, error: null };
+      this._stateChanged.emit();
+    }
+  }
+
+  /**
+   * Make a terminal in a container and return its name among the server's terminals.
+   *
+   * @throws ApiError
+   */
+  async openTerminal(kind: TerminalKind, id: string): Promise<string> {
+    const init = { method: 'POST', body: '{}' };
+    const { name } = await requestAPI<{ name: string }>(
+      this._settings,
+      `${kind}/${id}/terminal`,
+      init
+    );
+    return name;
   }
 
   /** Show a kernel as stopping while the action runs, then refresh. */

@@ -1,16 +1,18 @@
 import type { JupyterFrontEnd, JupyterFrontEndPlugin } from '@jupyterlab/application';
 import { ILabShell, ILayoutRestorer } from '@jupyterlab/application';
-import { ICommandPalette, MainAreaWidget, WidgetTracker } from '@jupyterlab/apputils';
+import { ICommandPalette, MainAreaWidget, Notification, WidgetTracker } from '@jupyterlab/apputils';
 import { IRenderMimeRegistry } from '@jupyterlab/rendermime';
 import type { TranslationBundle } from '@jupyterlab/translation';
 import { ITranslator } from '@jupyterlab/translation';
 
 import { actionsOf, addCommands } from './commands';
+import { browserMemory, DeathWatch } from './deaths';
 import { EnvironmentOutput, switchKernel } from './environmentoutput';
 import { loadBundle } from './i18n';
 import { dlenvIcon } from './icons';
 import { JobOutput } from './joboutput';
 import { LogView } from './logview';
+import { deathText } from './messages';
 import { DLEnvModel } from './model';
 import { Sidebar } from './sidebar';
 import { CommandIDs, IDLEnvModel, JOB_MIME_TYPE, NAMESPACE, SWITCH_MIME_TYPE } from './tokens';
@@ -55,12 +57,40 @@ export const main: JupyterFrontEndPlugin<DLEnvModel> = {
       openSidebar: () => app.shell.activateById(sidebar.id),
       openLog: (jobId, name) => logs.open(jobId, name)
     });
+    watchDeaths(app, model, trans);
     for (const command of [CommandIDs.open, CommandIDs.refresh]) {
       palette?.addItem({ command, category: trans.__('Deep Learning') });
     }
     return model;
   }
 };
+
+/** Announce kernels that died, with the way to their last lines. */
+function watchDeaths(app: JupyterFrontEnd, model: DLEnvModel, trans: TranslationBundle): void {
+  const { kernels } = app.serviceManager;
+  const watch = new DeathWatch({
+    model,
+    memory: browserMemory(),
+    anyRunning: () => kernels.runningCount > 0,
+    announce: kernel =>
+      void Notification.emit(
+        deathText(kernel, trans),
+        kernel.state === 'SUCCEEDED' ? 'info' : 'error',
+        {
+          autoClose: false,
+          actions: [
+            {
+              label: trans.__('Show'),
+              caption: trans.__('Show its last lines'),
+              callback: () => void app.commands.execute(CommandIDs.open)
+            }
+          ]
+        }
+      )
+  });
+  kernels.runningChanged.connect(() => watch.check());
+  kernels.disposed.connect(() => watch.dispose());
+}
 
 /** What `%dlrun` shows in a notebook. */
 export const jobOutput: JupyterFrontEndPlugin<void> = {

@@ -3,7 +3,8 @@ import { notebookIcon, stopIcon } from '@jupyterlab/ui-components';
 import * as React from 'react';
 
 import { stateIcon } from './icons';
-import { describeError, elapsedText, outcomeText, stateText } from './messages';
+import { KernelItem, TerminalButton } from './kernelitem';
+import { describeError, elapsedText, outcomeText, poolText, stateText } from './messages';
 import type { ISection } from './model';
 import type { IEnvironment, IJob, IKernel } from './tokens';
 import { hasEnded } from './tokens';
@@ -20,6 +21,7 @@ export interface IEnvironmentsProps extends ISectionProps<IEnvironment> {
 export interface IKernelsProps extends ISectionProps<IKernel> {
   readonly stopping: ReadonlySet<string>;
   readonly onStop: (id: string) => void;
+  readonly onTerminal: (id: string) => void;
 }
 
 export interface IJobsProps extends ISectionProps<IJob> {
@@ -28,6 +30,7 @@ export interface IJobsProps extends ISectionProps<IJob> {
   readonly now: number;
   readonly onStop: (id: string, force: boolean) => void;
   readonly onLog: (id: string, name: string) => void;
+  readonly onTerminal: (id: string) => void;
 }
 
 export function EnvironmentsSection(props: IEnvironmentsProps): JSX.Element {
@@ -48,7 +51,7 @@ export function EnvironmentsSection(props: IEnvironmentsProps): JSX.Element {
 }
 
 export function KernelsSection(props: IKernelsProps): JSX.Element {
-  const { section, trans, stopping, onStop } = props;
+  const { section, trans, stopping, onStop, onTerminal } = props;
   return (
     <List
       section={section}
@@ -58,9 +61,9 @@ export function KernelsSection(props: IKernelsProps): JSX.Element {
     >
       {section.items.map(kernel => (
         <KernelItem
-          key={kernel.id}
+          key={`${kernel.id} ${kernel.ended_at ?? ''}`}
           stopping={stopping.has(kernel.id)}
-          {...{ kernel, trans, onStop }}
+          {...{ kernel, trans, onStop, onTerminal }}
         />
       ))}
     </List>
@@ -68,7 +71,7 @@ export function KernelsSection(props: IKernelsProps): JSX.Element {
 }
 
 export function JobsSection(props: IJobsProps): JSX.Element {
-  const { section, trans, stopping, now, onStop, onLog } = props;
+  const { section, trans, stopping, now, onStop, onLog, onTerminal } = props;
   return (
     <List
       section={section}
@@ -81,7 +84,7 @@ export function JobsSection(props: IJobsProps): JSX.Element {
         <JobItem
           key={job.id}
           stopping={stopping.has(job.id)}
-          {...{ job, trans, now, onStop, onLog }}
+          {...{ job, trans, now, onStop, onLog, onTerminal }}
         />
       ))}
     </List>
@@ -142,7 +145,7 @@ interface IEnvironmentItemProps {
 }
 
 function EnvironmentItem({ environment, trans, onStart }: IEnvironmentItemProps): JSX.Element {
-  const { name, image, engine } = environment;
+  const { name, image, engine, pool } = environment;
   const label = trans.__('Start a notebook with %1', name);
   const origin = image || trans.__('no container');
   return (
@@ -152,6 +155,11 @@ function EnvironmentItem({ environment, trans, onStart }: IEnvironmentItemProps)
         <span className="jp-dlenv-Item-detail" title={origin}>
           {origin} · {engine}
         </span>
+        {pool && (
+          <span className="jp-dlenv-Item-detail" title={poolText(pool, trans)}>
+            {poolText(pool, trans)}
+          </span>
+        )}
       </div>
       <button
         className="jp-dlenv-Button"
@@ -166,38 +174,6 @@ function EnvironmentItem({ environment, trans, onStart }: IEnvironmentItemProps)
   );
 }
 
-interface IKernelItemProps {
-  readonly kernel: IKernel;
-  readonly stopping: boolean;
-  readonly trans: TranslationBundle;
-  readonly onStop: (id: string) => void;
-}
-
-function KernelItem({ kernel, stopping, trans, onStop }: IKernelItemProps): JSX.Element {
-  const label = trans.__('Shut down the kernel of %1', kernel.environment);
-  return (
-    <li className="jp-dlenv-Item">
-      <div className="jp-dlenv-Item-text">
-        <span className="jp-dlenv-Item-name">{kernel.environment}</span>
-        <span className="jp-dlenv-Item-detail" title={kernel.image}>
-          {stopping ? trans.__('stopping…') : stateText(kernel.state, trans)} ·{' '}
-          {kernel.image || trans.__('no container')}
-        </span>
-      </div>
-      <button
-        className="jp-dlenv-Button"
-        aria-label={label}
-        title={label}
-        disabled={stopping}
-        onClick={() => onStop(kernel.id)}
-      >
-        <stopIcon.react tag="span" className="jp-dlenv-Icon" />
-        {trans.__('Stop')}
-      </button>
-    </li>
-  );
-}
-
 interface IJobItemProps {
   readonly job: IJob;
   readonly stopping: boolean;
@@ -205,10 +181,11 @@ interface IJobItemProps {
   readonly trans: TranslationBundle;
   readonly onStop: (id: string, force: boolean) => void;
   readonly onLog: (id: string, name: string) => void;
+  readonly onTerminal: (id: string) => void;
 }
 
 function JobItem(props: IJobItemProps): JSX.Element {
-  const { job, trans, onLog } = props;
+  const { job, trans, onLog, onTerminal } = props;
   const label = trans.__('Show the log of %1', job.name);
   return (
     <li className="jp-dlenv-Item" data-job-state={job.state}>
@@ -226,6 +203,9 @@ function JobItem(props: IJobItemProps): JSX.Element {
       >
         {trans.__('Log')}
       </button>
+      {job.state === 'RUNNING' && job.engine === 'docker' && (
+        <TerminalButton trans={trans} onClick={() => onTerminal(job.id)} />
+      )}
       {!hasEnded(job.state) && <StopJobButton {...props} />}
     </li>
   );

@@ -6,6 +6,7 @@ import * as React from 'react';
 import { dlenvIcon } from './icons';
 import type { DLEnvModel } from './model';
 import { EnvironmentsSection, JobsSection, KernelsSection } from './sections';
+import type { TerminalKind } from './tokens';
 
 /** What the buttons of the sidebar do. */
 export interface IActions {
@@ -13,6 +14,7 @@ export interface IActions {
   stopKernel(id: string): void;
   stopJob(id: string, force: boolean): void;
   openLog(jobId: string, name: string): void;
+  openTerminal(kind: TerminalKind, id: string): void;
   refresh(): void;
 }
 
@@ -103,7 +105,8 @@ class KernelsList extends SectionList {
       section: this.model.kernels,
       stopping: this.model.stopping,
       trans: this.trans,
-      onStop: id => this.actions.stopKernel(id)
+      onStop: id => this.actions.stopKernel(id),
+      onTerminal: id => this.actions.openTerminal('kernels', id)
     });
   }
 }
@@ -116,7 +119,8 @@ class JobsList extends SectionList {
       trans: this.trans,
       now: Date.now() / 1000,
       onStop: (id, force) => this.actions.stopJob(id, force),
-      onLog: (id, name) => this.actions.openLog(id, name)
+      onLog: (id, name) => this.actions.openLog(id, name),
+      onTerminal: id => this.actions.openTerminal('jobs', id)
     });
   }
 }

@@ -21,10 +21,15 @@ export namespace CommandIDs {
   export const stopKernel = 'jupyter-dlenv:stop-kernel';
   export const stopJob = 'jupyter-dlenv:stop-job';
   export const openLog = 'jupyter-dlenv:open-log';
+  export const openTerminal = 'jupyter-dlenv:open-terminal';
 }
 
 export type JobState =
   'PENDING' | 'PULLING' | 'STARTING' | 'RUNNING' | 'SUCCEEDED' | 'FAILED' | 'CANCELLED' | 'LOST';
+
+/** Where a kernel stands on its way up, and how it ended; `RUNNING` is ready. */
+export type KernelState =
+  'QUEUED' | 'PULLING' | 'CREATING' | 'STARTING' | 'RUNNING' | 'FAILED' | 'SUCCEEDED' | 'LOST';
 
 /** A job as the REST API describes it; fields that nothing here shows are left out. */
 export interface IJob {
@@ -33,6 +38,7 @@ export interface IJob {
   readonly state: JobState;
   readonly exit_code: number | null;
   readonly message: string;
+  readonly engine: string;
   readonly image: string;
   readonly environment: string;
   readonly command: string;
@@ -51,15 +57,34 @@ export interface IEnvironment {
   readonly engine: string;
   readonly image: string;
   readonly gpus: string;
+  /** Absent where no kernels are kept ready. */
+  readonly pool?: IPool;
 }
 
-/** A container kernel; `id` is the Jupyter kernel id. */
+/** Kernels that are kept ready: how many are wanted, how many are there, and the GPUs that they hold. */
+export interface IPool {
+  readonly size: number;
+  readonly ready: number;
+  readonly gpus?: readonly string[];
+}
+
+/** A kernel that starts, runs or died; `id` is the Jupyter kernel id. */
 export interface IKernel {
   readonly id: string;
   readonly environment: string;
   readonly image: string;
-  readonly state: JobState;
+  readonly engine: string;
+  readonly state: KernelState;
+  /** How far its start has come, or why it ended. */
+  readonly message?: string;
+  /** What it wrote last. */
+  readonly last_lines?: string;
+  /** Seconds since the epoch, null while it lives. */
+  readonly ended_at?: number | null;
 }
+
+/** What has a container that a terminal can be opened in. */
+export type TerminalKind = 'kernels' | 'jobs';
 
 /** The data of an output with {@link JOB_MIME_TYPE}. */
 export interface IJobOutput {
@@ -68,15 +93,10 @@ export interface IJobOutput {
   readonly name: string;
 }
 
-const ENDED: ReadonlySet<JobState> = new Set<JobState>([
-  'SUCCEEDED',
-  'FAILED',
-  'CANCELLED',
-  'LOST'
-]);
+const ENDED: ReadonlySet<string> = new Set<JobState>(['SUCCEEDED', 'FAILED', 'CANCELLED', 'LOST']);
 
 /** True when nothing can change the state any more. */
-export function hasEnded(state: JobState): boolean {
+export function hasEnded(state: JobState | KernelState): boolean {
   return ENDED.has(state);
 }
 

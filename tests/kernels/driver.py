@@ -19,7 +19,7 @@ from docker.errors import APIError
 from docker_images import engine, image_id
 from jupyter_client.blocking.client import BlockingKernelClient
 
-from jupyter_dlenv.images.facts import FIND_PYTHON, PROBE_SCRIPT, ImageFacts, parse_facts
+from jupyter_dlenv.images.facts import PROBE_COMMAND, PROBE_SCRIPT, ImageFacts, parse_facts
 from jupyter_dlenv.kernels.runtime import Runtime, kernel_argv, prepare
 from jupyter_dlenv.spec import Mount
 
@@ -51,8 +51,8 @@ def run_in(image: str, argv: Sequence[str], mounts: Sequence[Mount] = (), user: 
 
 def probe(image: str) -> ImageFacts:
     """Return an image's facts."""
-    script = f'python="$({FIND_PYTHON})" || exit 127; exec "$python" -I /dlenv/probe.py'
-    return parse_facts(run_in(image, ["/bin/sh", "-c", script], [Mount(str(PROBE_SCRIPT), "/dlenv/probe.py", True)]))
+    script = "/dlenv/probe.py"
+    return parse_facts(run_in(image, ["/bin/sh", "-c", PROBE_COMMAND, script], [Mount(str(PROBE_SCRIPT), script, True)]))
 
 
 def probe_local(python: str) -> ImageFacts:

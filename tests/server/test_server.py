@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 import yaml
-from jupyter_server_process import ServerProcess
+from jupyter_server_process import Reply, ServerProcess
 
 import jupyter_dlenv
+from jupyter_dlenv.errors import Unsupported
+from jupyter_dlenv.jobs.principal import Principal
 from jupyter_dlenv.notebook.client import Client
 from jupyter_dlenv.paths import server_socket
 from jupyter_dlenv.server.api import ROUTES
@@ -30,12 +32,15 @@ TABLE = [
     ("DELETE", f"/jobs/{ID}", 404),
     ("POST", f"/jobs/{ID}/cancel", 404),
     ("GET", f"/jobs/{ID}/log", 404),
+    ("POST", f"/jobs/{ID}/terminal", 404),
     ("GET", "/environments", 200),
     ("GET", "/environments/none", 404),
     ("PUT", "/environments/none", 400),
     ("DELETE", "/environments/none", 404),
     ("GET", "/kernels", 200),
+    ("POST", f"/kernels/{ID}/terminal", 404),
     ("GET", "/images", 200),
+    ("POST", "/builds", 400),
     ("GET", "/gpus", 200),
 ]
 
@@ -121,6 +126,53 @@ def test_an_authorizer_is_asked_for_every_route(tmp_path: Path) -> None:
             assert process.api(method, path, body).status == 403, (method, path)
     finally:
         process.stop()
+
+
+@pytest.mark.parametrize("action", ["write", "execute"])
+def test_who_may_not_use_terminals_gets_none_here(tmp_path: Path, action: str) -> None:
+    (tmp_path / "denying.py").write_text(
+        "from jupyter_server.auth import Authorizer\n"
+        "class Denying(Authorizer):\n"
+        "    def is_authorized(self, handler, user, action, resource):\n"
+        f"        return (action, resource) != ({action!r}, 'terminals')\n"
+    )
+    config = "c.ServerApp.authorizer_class = 'denying.Denying'\n"
+    for reply in terminals_asked_for(tmp_path, config):
+        assert (reply.status, reply.json()["error"]) == (403, "Denied")
+
+
+def test_a_server_without_terminals_says_so(tmp_path: Path) -> None:
+    for reply in terminals_asked_for(tmp_path, "c.ServerApp.terminals_enabled = False\n"):
+        assert (reply.status, reply.json()["error"]) == (400, "Unsupported")
+        assert reply.json()["hint"] == f"jupyter dlenv shell {ID}"
+
+
+def terminals_asked_for(tmp_path: Path, text: str) -> list[Reply]:
+    """Return what a server with that configuration answers to those who want a terminal."""
+    config = tmp_path / "config"
+    config.mkdir()
+    (config / "jupyter_server_config.py").write_text(text)
+    env = {"PYTHONPATH": str(tmp_path), "JUPYTER_CONFIG_DIR": str(config)}
+    process = ServerProcess(tmp_path, tmp_path / "log", env=env)
+    try:
+        process.wait()
+        return [process.api("POST", f"/{kind}/{ID}/terminal", {}) for kind in ("kernels", "jobs")]
+    finally:
+        process.stop()
+
+
+def test_only_a_person_gets_a_terminal() -> None:
+    doors = [route for route in ROUTES if route.path.endswith("/terminal")]
+    assert len(doors) == 2
+    for route in doors:
+        assert list(route.methods_for(Principal("alice"))) == ["POST"]
+        assert list(route.methods_for(Principal("alice", kernel=ID))) == []
+
+
+def test_the_server_s_socket_opens_no_terminal(server: ServerProcess) -> None:
+    client = Client(str(server_socket(server.process.pid)))
+    with pytest.raises(Unsupported):
+        client.call("POST", f"/kernels/{ID}/terminal", {})
 
 
 def test_no_handler_is_open_to_the_world(server: ServerProcess) -> None:

@@ -21,9 +21,10 @@ from ...spec import Job, JobSpec, JobState, JobStatus, Mount
 from .. import folder
 from ..base import Capabilities, Engine, LogChunk, Plan, PullProgress
 from ..folder import RunFolder
+from .events import EventStream
 from .failures import api_failure, image_missing, unreachable
 from .pulls import PullTracker, split_reference
-from .request import LABEL_PREFIX, assert_safe, command_line, container_name, create_body, short_body
+from .request import LABEL_PREFIX, assert_safe, command_line, container_name, create_body, name_of, short_body
 from .state import ImageInfo, image_info, job_of, newest_attempts, removed_status, status_of
 
 T = TypeVar("T")
@@ -135,13 +136,18 @@ class DockerEngine(Engine):
     async def _jobs(self, **labels: str) -> list[Job]:
         return await self._ask(lambda client: newest_attempts(_inspect_all(client, labels)))
 
-    async def _job(self, job_id: str) -> Job:
+    async def job(self, job_id: str) -> Job:
+        """Return the newest attempt of a job.
+
+        Raises:
+            JobNotFound: Docker does not know it.
+        """
         for job in await self._jobs(id=job_id):
             return job
         raise JobNotFound(_("Docker knows no job {id}.").format(id=job_id), hint="jupyter dlenv jobs")
 
     async def logs(self, job_id: str, cursor: str = "", *, follow: bool = False) -> AsyncIterator[LogChunk]:
-        job = await self._job(job_id)
+        job = await self.job(job_id)
 
         async def ended() -> bool:
             return not follow or (await self.wait(job.native_id, 0)) is not None
@@ -150,7 +156,7 @@ class DockerEngine(Engine):
             yield chunk
 
     async def signal(self, job_id: str, signum: int) -> None:
-        job = await self._job(job_id)
+        job = await self.job(job_id)
         if job.status.state.ended:
             raise JobNotFound(_("Job {id} has ended.").format(id=job_id))
         await self._ask(lambda client: client.kill(job.native_id, signum))
@@ -267,6 +273,39 @@ class DockerEngine(Engine):
 
         return (await self._ask(read)).decode(errors="replace").strip()
 
+    async def discard(self, native_id: str) -> None:
+        """Remove one container; one that is gone is fine."""
+        await self._ask(lambda client: remove_container(client, native_id))
+
+    async def rename(self, native_id: str, job_id: str, attempt: int) -> None:
+        """Give a container to another job: the name is what says whose it is, and changes at once or not at all."""
+        await self._ask(lambda client: client.rename(native_id, name_of(job_id, attempt)))
+
+    async def start_again(self, native_id: str) -> None:
+        """Start a container that has ended, with the files that it wrote.
+
+        Raises:
+            StartFailed: It could not be started.
+        """
+        await self._ask(lambda client: client.start(native_id))
+
+    async def memory_peak(self, native_id: str) -> int | None:
+        """Return the most memory in bytes that a running container has held, None where Docker does not know it."""
+
+        def read(client: APIClient) -> int | None:
+            stats = client.stats(native_id, stream=False, one_shot=True).get("memory_stats") or {}
+            return stats.get("max_usage") or stats.get("usage")
+
+        try:
+            return await self._ask(read)
+        except DLEnvError:
+            return None  # it has ended meanwhile
+
+    @cached_property
+    def events(self) -> EventStream:
+        """What happens to our containers."""
+        return EventStream(lambda: self._connect())
+
     @cached_property
     def security_options(self) -> tuple[str, ...]:
         """The daemon's modes, such as ``rootless`` and ``userns``. Asks the daemon the first time."""
@@ -294,9 +333,13 @@ def _run_short(client: APIClient, body: Mapping[str, Any], timeout_s: int) -> tu
         remove_container(client, container)
 
 
-def _containers(client: APIClient, labels: Mapping[str, str]) -> list[Mapping[str, Any]]:
-    wanted = [f"{LABEL_PREFIX}schema"] + [f"{LABEL_PREFIX}{key}={value}" for key, value in labels.items()]
-    return list(client.containers(all=True, filters={"label": wanted}))
+def _containers(client: APIClient, wanted: Mapping[str, str]) -> list[Mapping[str, Any]]:
+    """Return our containers with these labels; an id is looked for in names."""
+    labels = [f"{LABEL_PREFIX}{key}={value}" for key, value in wanted.items() if key != "id"]
+    filters: dict[str, Any] = {"label": [f"{LABEL_PREFIX}schema", *labels]}
+    if "id" in wanted:
+        filters["name"] = [f"^/?{name_of(wanted['id'], 0)[:-1]}\\d+$"]
+    return list(client.containers(all=True, filters=filters))
 
 
 def _inspect_all(client: APIClient, labels: Mapping[str, str]) -> list[Mapping[str, Any]]:

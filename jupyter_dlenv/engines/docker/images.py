@@ -1,11 +1,13 @@
-"""Building images with Docker: what ``images/bootstrap.py`` needs of an engine."""
+"""Building images with Docker: what ``images/bootstrap.py`` and ``server/builds.py`` need of an engine."""
 
 from __future__ import annotations
 
 import json
+import socket
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from contextlib import contextmanager, suppress
+from typing import IO, Any
 
 from docker import APIClient
 from docker.errors import APIError, DockerException
@@ -14,19 +16,41 @@ from docker.errors import NotFound as NoSuchContainer
 from docker.types import LogConfig
 from docker.types import Mount as DockerMount
 from docker.utils import kwargs_from_env
+from requests import Response
 from requests.exceptions import RequestException
+from urllib3.exceptions import HTTPError
 
 from ...errors import EngineError
 from ...i18n import _
 from ...images.bootstrap import BuildContainer
+from ...images.build import DOCKERFILE, BuildPlan, BuildStep, ImageAbout, archive
 from ...images.recipe import tool_failed
 from ...images.reference import parse_reference
 from ...spec import Mount
+from .builds import BuildTracker
 from .failures import api_failure, unreachable
 from .pulls import PullTracker, split_reference
 
 _BUILD_TIMEOUT_S = 1800  # committing a layer of several GB sends nothing until it is done
 _PROGRESS_STEP = 10
+
+
+class _Client(APIClient):
+    """A client whose last exchange can be cut off: to lose its client is how a build learns that it is to end."""
+
+    answer: Response | None = None
+
+    def post(self, *args: Any, **settings: Any) -> Response:
+        self.answer = super().post(*args, **settings)
+        return self.answer
+
+    def cut(self) -> None:
+        """Close the connection under whoever reads from it."""
+        connection = getattr(getattr(self.answer, "raw", None), "connection", None)
+        line = getattr(connection, "sock", None)
+        if line is not None:
+            with suppress(OSError):  # it has ended by itself
+                line.shutdown(socket.SHUT_RDWR)
 
 
 class DockerImages:
@@ -37,7 +61,7 @@ class DockerImages:
         connect: Makes one more with a time-out in seconds, for questions that may never be answered.
     """
 
-    def __init__(self, client: APIClient, connect: Callable[[int], APIClient]) -> None:
+    def __init__(self, client: APIClient, connect: Callable[[int], _Client]) -> None:
         self._client = client
         self._connect = connect
 
@@ -50,9 +74,9 @@ class DockerImages:
         """
         settings: dict[str, Any] = {**kwargs_from_env(), **({"base_url": base_url} if base_url else {})}
 
-        def client(timeout_s: int) -> APIClient:
+        def client(timeout_s: int) -> _Client:
             try:
-                return APIClient(version="auto", timeout=timeout_s, **settings)
+                return _Client(version="auto", timeout=timeout_s, **settings)
             except DockerException as error:
                 raise unreachable(error, settings.get("base_url", "")) from error
 
@@ -62,6 +86,21 @@ class DockerImages:
         """Return whether an image of that name is on this host."""
         with _in_our_words():
             return bool(self._client.images(name=ref))
+
+    def about(self, ref: str) -> ImageAbout | None:
+        """Return what is known of an image of this host, None when it is not there."""
+        with _in_our_words():
+            try:
+                found = self._client.inspect_image(ref)
+            except NoSuchImage:
+                return None
+        config = found.get("Config") or {}
+        layers = (found.get("RootFS") or {}).get("Layers") or ()
+        return ImageAbout(str(found["Id"]), config.get("Labels") or {}, tuple(layers), config.get("User") or "")
+
+    def building(self, plan: BuildPlan) -> DockerBuild:
+        """Return a build that begins when its steps are asked for."""
+        return DockerBuild(self._connect(_BUILD_TIMEOUT_S), plan)
 
     def find(self, label: str, value: str) -> str | None:
         """Return the ID of the newest image with that label, None when there is none."""
@@ -138,7 +177,7 @@ class DockerImages:
 
     def registry_has(self, ref: str, *, timeout_s: int) -> bool:
         """Return whether a registry answers for that image within the time."""
-        client = self._connect(timeout_s)
+        client: APIClient = self._connect(timeout_s)
         try:
             client.inspect_distribution(ref)
         except (DockerException, RequestException):
@@ -158,6 +197,54 @@ class DockerImages:
                 if percent >= said + _PROGRESS_STEP:
                     said = percent
                     progress(_("    {percent} % of {ref}").format(percent=percent, ref=ref))
+
+
+class DockerBuild:
+    """One build by the classic builder, on a connection of its own.
+
+    A step's container is root's and has Docker's default limits, the default network and no mounts.
+    """
+
+    def __init__(self, client: _Client, plan: BuildPlan) -> None:
+        self._client, self._plan = client, plan
+        self._stopped = threading.Event()
+
+    def steps(self) -> Iterator[BuildStep]:
+        """Yield what the builder says, to the end; see :class:`Building`."""
+        tracker = BuildTracker()
+        try:
+            with _in_our_words(), archive(self._plan) as context:
+                for event in self._events(context):
+                    yield tracker.step(event)
+        except HTTPError as error:
+            if not self._stopped.is_set():
+                raise unreachable(error, "") from error
+        finally:
+            self._client.close()
+
+    def _events(self, context: IO[bytes]) -> Iterator[dict[str, Any]]:
+        plan = self._plan
+        events = self._client.build(
+            fileobj=context,
+            custom_context=True,
+            dockerfile=DOCKERFILE,
+            labels=dict(plan.labels),
+            buildargs=dict(plan.build_args),
+            nocache=plan.no_cache,
+            rm=True,
+            forcerm=True,
+            decode=True,
+        )
+        for event in events:
+            if self._stopped.is_set():
+                self._client.cut()
+                return
+            yield event
+
+    def stop(self) -> None:
+        """End the build, from any thread."""
+        self._stopped.set()
+        self._client.cut()
 
 
 def _request(client: APIClient, image: str, argv: Sequence[str], name: str, mounts: Sequence[Mount]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -22,12 +23,24 @@ _NO_DEVICES = "void"  # CUDA images carry NVIDIA_VISIBLE_DEVICES=all; without a 
 
 _FORBIDDEN_SOURCES = ("/", "/boot", "/dev", "/etc", "/proc", "/run", "/sys", "/var/lib/docker", "/var/run")
 _FORBIDDEN_SOCKETS = ("docker.sock", "containerd.sock", "podman.sock", "crio.sock")
+_NAME = re.compile(r"dlenv-([0-9a-f-]{36})-\d+")
 _NETWORKS = ("none", "bridge", "host")
 
 
 def container_name(spec: JobSpec) -> str:
     """Return the deterministic name that makes a repeated create a conflict instead of a second container."""
-    return f"dlenv-{spec.id}-{spec.attempt}"
+    return name_of(spec.id, spec.attempt)
+
+
+def name_of(job_id: str, attempt: int) -> str:
+    """Return the name of one attempt's container. Whose a container is, its name says: unlike a label it can change."""
+    return f"dlenv-{job_id}-{attempt}"
+
+
+def id_in(name: str) -> str:
+    """Return the job's id in a container's name, empty when the name is not one of ours."""
+    found = _NAME.fullmatch(name.lstrip("/"))
+    return found.group(1) if found else ""
 
 
 def shm_bytes(spec: JobSpec) -> int:
@@ -37,10 +50,10 @@ def shm_bytes(spec: JobSpec) -> int:
 
 
 def replica_argv(spec: JobSpec) -> list[str]:
-    """Return what the container runs: a kernel as it is, anything else under the shim."""
-    if spec.role is Role.KERNEL:
-        return list(spec.argv)
-    return [spec.python, "-I", "-S", SHIM, RUN_DIR]
+    """Return what the container runs: a training under the shim, anything else as it is."""
+    if spec.role is Role.TRAINER:
+        return [spec.python, "-I", "-S", SHIM, RUN_DIR]
+    return list(spec.argv)
 
 
 def create_body(spec: JobSpec) -> dict[str, Any]:
@@ -60,6 +73,7 @@ def create_body(spec: JobSpec) -> dict[str, Any]:
         "Tty": False,
         "OpenStdin": False,
         "HostConfig": _host_config(spec, hostname),
+        **_lifeline(spec),
     }
 
 
@@ -104,7 +118,14 @@ def _host_config(spec: JobSpec, hostname: str) -> dict[str, Any]:
     if spec.network == "none":
         # Without an address for its own name torchrun waits minutes for its rendezvous.
         config["ExtraHosts"] = [f"{hostname}:127.0.0.1"]
+    if spec.role is Role.SHELL:
+        config["AutoRemove"] = True  # by the daemon, because whoever started it may be killed
     return {**config, **_limits(spec), **_devices(spec)}
+
+
+def _lifeline(spec: JobSpec) -> dict[str, Any]:
+    """The first process of a shell's container reads its input, which ends with whoever is attached to it."""
+    return {"AttachStdin": True, "OpenStdin": True, "StdinOnce": True} if spec.role is Role.SHELL else {}
 
 
 def _limits(spec: JobSpec) -> dict[str, Any]:

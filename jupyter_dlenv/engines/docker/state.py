@@ -10,7 +10,7 @@ from typing import Any
 from ...i18n import _
 from ...jobs.diagnosis import explain
 from ...spec import Job, JobState, JobStatus, Reason, Role
-from .request import LABEL_PREFIX
+from .request import LABEL_PREFIX, id_in
 
 _LIVE = {
     "created": JobState.STARTING,
@@ -46,11 +46,11 @@ def status_of(inspect: Mapping[str, Any]) -> JobStatus:
 
 
 def job_of(inspect: Mapping[str, Any]) -> Job:
-    """Return the job that a container's labels describe."""
+    """Return the job that a container's name and labels describe."""
     every = inspect["Config"]["Labels"]
     labels = {key[len(LABEL_PREFIX) :]: value for key, value in every.items() if key.startswith(LABEL_PREFIX)}
     return Job(
-        id=labels["id"],
+        id=id_in(inspect["Name"]) or labels["id"],
         role=Role(labels["role"]),
         engine="docker",
         native_id=inspect["Id"],
@@ -63,6 +63,11 @@ def job_of(inspect: Mapping[str, Any]) -> Job:
     )
 
 
+def _is_known(labels: Mapping[str, str]) -> bool:
+    """Return whether a container is one of ours: an image may carry a label of ours, a newer version another role."""
+    return LABEL_PREFIX + "id" in labels and labels.get(LABEL_PREFIX + "role") in [role.value for role in Role]
+
+
 def removed_status() -> JobStatus:
     """Return the status of a container that somebody else removed: it ended, and nobody saw its exit code."""
     return JobStatus(JobState.FAILED, None, Reason.REMOVED, _("Its container was removed from outside."))
@@ -71,8 +76,7 @@ def removed_status() -> JobStatus:
 def newest_attempts(inspected: Iterable[Mapping[str, Any]]) -> list[Job]:
     """Return one job an id, its newest attempt."""
     jobs: dict[str, Job] = {}
-    # An image may carry a label of ours; only containers that we made carry an id.
-    ours = [found for found in inspected if f"{LABEL_PREFIX}id" in found["Config"]["Labels"]]
+    ours = [found for found in inspected if _is_known(found["Config"]["Labels"])]
     for job in sorted(map(job_of, ours), key=lambda job: int(job.labels["attempt"])):
         jobs[job.id] = job
     return list(jobs.values())

@@ -64,6 +64,7 @@ export function job(changes: Partial<IJob> = {}): IJob {
     state: 'RUNNING',
     exit_code: null,
     message: '',
+    engine: 'process',
     image: '',
     environment: '',
     command: 'train.py',

@@ -106,6 +106,18 @@ describe('DLEnvModel', () => {
     expect(model.stopping.has('k')).toBe(false);
   });
 
+  it('opens a terminal and says its name', async () => {
+    await start({ [`POST kernels/${JOB_ID}/terminal`]: always(201, { name: '3' }) });
+    await expect(model.openTerminal('kernels', JOB_ID)).resolves.toBe('3');
+  });
+
+  it('asks for the kernels alone', async () => {
+    await start({ 'GET kernels': always(200, { kernels: [KERNEL] }) });
+    await model.refreshKernels();
+    expect(model.kernels.items).toEqual([KERNEL]);
+    expect(server.requests).toEqual(['GET kernels']);
+  });
+
   it('does not call a job stopping that refused to', async () => {
     const refusal = { error: 'JobNotFound', message: 'No such job.', hint: '' };
     await start({ [`POST jobs/${JOB_ID}/cancel`]: always(404, refusal) });

@@ -9,9 +9,9 @@ import { createRoot } from 'react-dom/client';
 
 import type { ISection } from '../model';
 import { ApiError } from '../request';
-import type { IJobsProps } from '../sections';
+import type { IJobsProps, IKernelsProps } from '../sections';
 import { EnvironmentsSection, JobsSection, KernelsSection } from '../sections';
-import type { IJob, IKernel } from '../tokens';
+import type { IJob, IKernel, IPool } from '../tokens';
 
 const trans = nullTranslator.load('jupyter_dlenv');
 const NONE = { items: [], loaded: true, error: null };
@@ -23,6 +23,7 @@ const JOB: IJob = {
   message: '',
   image: '',
   environment: '',
+  engine: 'docker',
   command: 'train.py --lr 1',
   created_at: 1000,
   started_at: 1000,
@@ -66,7 +67,8 @@ function showJobs(job: IJob, more: Partial<IJobsProps> = {}): void {
     now: 4723,
     stopping: new Set<string>(),
     onStop: silent,
-    onLog: silent
+    onLog: silent,
+    onTerminal: silent
   };
   show(<JobsSection {...props} {...more} />);
 }
@@ -121,21 +123,101 @@ describe('EnvironmentsSection', () => {
   });
 });
 
+describe('EnvironmentsSection with a pool', () => {
+  const torch = { name: 'torch', display_name: '', engine: 'docker', image: 'img:1', gpus: '' };
+  const showPool = (pool: IPool) => {
+    const section = { ...NONE, items: [{ ...torch, pool }] };
+    show(<EnvironmentsSection section={section} trans={trans} onStart={() => undefined} />);
+  };
+
+  it('says how many kernels are ready', () => {
+    showPool({ size: 3, ready: 2 });
+    expect(host.textContent).toContain('2 of 3 ready');
+    expect(host.textContent).not.toContain('holds');
+  });
+
+  it('says which GPUs it holds', () => {
+    showPool({ size: 1, ready: 1, gpus: ['GPU-a', 'GPU-b'] });
+    expect(host.textContent).toContain('1 of 1 ready · holds GPU-a, GPU-b');
+  });
+});
+
 describe('KernelsSection', () => {
+  const KERNEL: IKernel = {
+    id: 'k1',
+    environment: 'torch',
+    image: 'img:1',
+    engine: 'docker',
+    state: 'RUNNING'
+  };
+  const TERMINAL = 'Open a terminal in this container';
+
+  function showKernel(changes: Partial<IKernel>, more: Partial<IKernelsProps> = {}): void {
+    const silent = () => undefined;
+    const section = { ...NONE, items: [{ ...KERNEL, ...changes }] };
+    const props = { section, trans, stopping: new Set<string>(), onStop: silent };
+    show(<KernelsSection {...props} onTerminal={silent} {...more} />);
+  }
+
   it('shuts a kernel down once', () => {
     const stopped: string[] = [];
-    const kernel: IKernel = { id: 'k1', environment: 'torch', image: 'img:1', state: 'RUNNING' };
-    const props = {
-      section: { ...NONE, items: [kernel] },
-      trans,
-      onStop: (id: string) => stopped.push(id)
-    };
-    show(<KernelsSection {...props} stopping={new Set()} />);
+    const onStop = (id: string) => stopped.push(id);
+    showKernel({}, { onStop });
     act(() => button('Shut down the kernel of torch').click());
-    show(<KernelsSection {...props} stopping={new Set(['k1'])} />);
+    showKernel({}, { onStop, stopping: new Set(['k1']) });
     expect(stopped).toEqual(['k1']);
     expect(button('Shut down the kernel of torch').disabled).toBe(true);
     expect(host.textContent).toContain('stopping…');
+  });
+
+  it.each([
+    ['QUEUED', 'waiting'],
+    ['PULLING', 'pulling the image'],
+    ['CREATING', 'creating the container'],
+    ['STARTING', 'starting'],
+    ['RUNNING', 'running'],
+    ['SUCCEEDED', 'succeeded'],
+    ['FAILED', 'failed'],
+    ['LOST', 'lost']
+  ] as const)('says %s in words', (state, words) => {
+    showKernel({ state, message: 'layer 3 of 7' });
+    expect(host.querySelector('.jp-dlenv-State')?.textContent).toBe(words);
+    expect(host.textContent).toContain('layer 3 of 7');
+  });
+
+  it('opens a terminal only where a container runs', () => {
+    const opened: string[] = [];
+    const onTerminal = (id: string) => opened.push(id);
+    showKernel({}, { onTerminal });
+    act(() => button(TERMINAL).click());
+    expect(opened).toEqual(['k1']);
+    for (const changes of [{ state: 'STARTING' }, { state: 'FAILED' }, { engine: 'process' }]) {
+      showKernel(changes as Partial<IKernel>, { onTerminal });
+      expect(host.querySelector(`[aria-label="${TERMINAL}"]`)).toBeNull();
+    }
+  });
+
+  it('folds out what a dead kernel wrote last, and keeps it so', () => {
+    const dead: Partial<IKernel> = {
+      state: 'FAILED',
+      message: 'Out of memory.',
+      last_lines: '\x1b[31mloading\x1b[0m\n10%\r100%\n',
+      ended_at: 7
+    };
+    showKernel(dead);
+    const lines = host.querySelector('details');
+    expect(lines?.open).toBe(false);
+    expect(lines?.querySelector('pre')?.textContent).toBe('loading\n100%');
+    lines!.open = true;
+    showKernel({ ...dead });
+    expect(host.querySelector('details')).toBe(lines);
+    expect(lines?.open).toBe(true);
+    expect(host.querySelector('[aria-label^="Shut down"]')).toBeNull();
+  });
+
+  it('shows nothing to fold out for a kernel that wrote nothing', () => {
+    showKernel({ state: 'LOST', last_lines: '', ended_at: 7 });
+    expect(host.querySelector('details')).toBeNull();
   });
 });
 
@@ -164,6 +246,16 @@ describe('JobsSection', () => {
     showJobs(JOB, { onLog: (...args) => opened.push(args) });
     act(() => button('Show the log of train').click());
     expect(opened).toEqual([['j1', 'train']]);
+  });
+
+  it('opens a terminal in a job that runs in a container', () => {
+    const opened: string[] = [];
+    const onTerminal = (id: string) => opened.push(id);
+    showJobs(JOB, { onTerminal });
+    act(() => button('Open a terminal in this container').click());
+    expect(opened).toEqual(['j1']);
+    showJobs({ ...JOB, engine: 'process' }, { onTerminal });
+    expect(host.querySelector('[aria-label^="Open a terminal"]')).toBeNull();
   });
 
   it('says how a job ended, and offers no stop', () => {

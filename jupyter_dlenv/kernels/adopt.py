@@ -1,0 +1,84 @@
+"""Finds the kernels that an owner left behind, and becomes the owner of one."""
+
+from __future__ import annotations
+
+from ..engines.docker.engine import DockerEngine
+from ..engines.process import ProcessEngine
+from ..engines.registry import load_engine
+from ..errors import Conflict, JobNotFound
+from ..i18n import _
+from ..spec import Identity, Job
+from . import records
+from .board import BOARD, Phase
+from .environments import environment_from_json
+from .folder import KernelFolder
+from .launch import connection_of, serve_for
+from .owner import Owner
+from .records import KernelRecord
+from .running import LaunchedKernel
+from .sweep import clean_at_exit
+
+
+def left_by(server_root: str) -> list[KernelRecord]:
+    """Return the kernels that a server with this root folder started, and that have no living owner."""
+    mine = [record for record in records.every() if record.server_root == server_root]
+    return [record for record in mine if KernelFolder(record.folder_id).abandoned()]
+
+
+def record_of(kernel_id: str) -> KernelRecord:
+    """Return the record of a running kernel.
+
+    Raises:
+        JobNotFound: There is none.
+    """
+    for record in records.every():
+        if record.kernel_id == kernel_id:
+            return record
+    raise JobNotFound(_("No kernel {id} is known here.").format(id=kernel_id))
+
+
+async def adopt(record: KernelRecord, owner: Owner) -> LaunchedKernel:
+    """Become the owner of a kernel that runs without one.
+
+    Raises:
+        Conflict: Another process was faster.
+        JobNotFound: It has ended.
+    """
+    folder = KernelFolder(record.folder_id)
+    if not folder.adopt():
+        raise Conflict(_("The kernel {id} has an owner already.").format(id=record.kernel_id))
+    try:
+        engine, job = await _living(record, owner)
+        holder = folder.path.stat()
+        who = Identity(holder.st_uid, holder.st_gid)
+        listener = serve_for(folder, owner, record.kernel_id, record.environment, record.root, who)
+    except BaseException:
+        folder.release()
+        raise
+    environment = environment_from_json(record.environment)
+    kernel = LaunchedKernel(
+        kernel_id=record.kernel_id,
+        environment=environment.name,
+        engine=engine,
+        native_id=job.native_id,
+        digest=record.digest,
+        folder=folder,
+        connection=connection_of(folder, record.key.encode()),
+        listener=listener,
+        attempt=int(job.labels.get("attempt", "1")),
+        gpu_uuids=tuple(filter(None, job.labels.get("lease", "").split(","))),
+        memory_limit=environment.resources().memory_bytes,
+    )
+    about = {"environment": environment.name, "image": environment.image, "engine": environment.engine}
+    BOARD.update(record.kernel_id, phase=Phase.READY, **about)
+    clean_at_exit(kernel.kernel_id, kernel.ended, kernel.clean)
+    return kernel
+
+
+async def _living(record: KernelRecord, owner: Owner) -> tuple[DockerEngine | ProcessEngine, Job]:
+    engine = load_engine(str(record.environment.get("engine") or "docker"))
+    assert isinstance(engine, (DockerEngine, ProcessEngine))
+    for job in await engine.list(owner.settings.owner):
+        if job.id == record.kernel_id and not job.status.state.ended:
+            return engine, job
+    raise JobNotFound(_("The kernel {id} has ended.").format(id=record.kernel_id))
