@@ -11,7 +11,20 @@ from datetime import datetime, timezone
 
 from jupyter_dlenv.errors import DLEnvError
 
-from . import first_line, kernel_start, log_stream, machine, report, round_trip
+from . import (
+    blocked_loop,
+    first_line,
+    idle_kernels,
+    kernel_start,
+    leaks,
+    log_stream,
+    machine,
+    many_kernels,
+    peer_start,
+    pool_start,
+    report,
+    round_trip,
+)
 from .samples import Figure
 from .world import World, own_world
 
@@ -20,6 +33,12 @@ MEASURES: Mapping[str, Callable[[World, int | None], list[Figure]]] = {
     "round-trip": round_trip.measure,
     "first-line": first_line.measure,
     "log-stream": log_stream.measure,
+    "peer-start": peer_start.measure,
+    "pool-start": pool_start.measure,
+    "many-kernels": many_kernels.measure,
+    "idle-kernels": idle_kernels.measure,
+    "blocked-loop": blocked_loop.measure,
+    "leaks": leaks.measure,
 }
 
 

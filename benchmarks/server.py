@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import re
 import secrets
 import socket
@@ -25,11 +26,35 @@ class Server:
 
     Args:
         folder: Its notebook folder.
+
+    Attributes:
+        pid: Its process.
     """
 
     def __init__(self, folder: Path, port: int, token: str, pid: int) -> None:
         self._folder, self._port, self._token = folder, port, token
+        self.pid = pid
         self._status, self._clear = Path(f"/proc/{pid}/status"), Path(f"/proc/{pid}/clear_refs")
+
+    @property
+    def address(self) -> str:
+        """Host and port."""
+        return f"127.0.0.1:{self._port}"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What every request to it carries."""
+        return {"Authorization": f"token {self._token}", "Content-Type": "application/json"}
+
+    def call(self, method: str, path: str, body: Any = None) -> Any:
+        """Return the JSON data of an answer, None of an empty one.
+
+        Raises:
+            RuntimeError: It was refused.
+        """
+        with closing(self._connect()) as connection:
+            text = self._ask(connection, method, path, body).read()
+            return json.loads(text) if text else None
 
     def submit(self, request: Mapping[str, object]) -> str:
         """Start a job and return its id."""
@@ -62,6 +87,12 @@ class Server:
         """Return the largest resident memory since :meth:`memory_mib`."""
         return self._memory("VmHWM")
 
+    def share_mib(self) -> float:
+        """Return the memory that is its own, with its share of what it has in common with others."""
+        found = re.search(r"^Pss:\s+(\d+) kB$", Path(f"/proc/{self.pid}/smaps_rollup").read_text(), re.MULTILINE)
+        assert found is not None
+        return int(found.group(1)) / 1024
+
     def answers(self) -> bool:
         """True once it serves."""
         try:
@@ -77,8 +108,7 @@ class Server:
     def _ask(
         self, connection: http.client.HTTPConnection, method: str, path: str, body: Any = None
     ) -> http.client.HTTPResponse:
-        headers = {"Authorization": f"token {self._token}", "Content-Type": "application/json"}
-        connection.request(method, path, json.dumps(body) if body is not None else None, headers)
+        connection.request(method, path, json.dumps(body) if body is not None else None, self.headers)
         response = connection.getresponse()
         if response.status >= 400:
             raise RuntimeError(f"{method} {path}: {response.status} {response.read()!r}")
@@ -91,8 +121,12 @@ class Server:
 
 
 @contextmanager
-def running_server(folder: Path) -> Iterator[Server]:
-    """Start a server, wait until it answers, and stop it afterwards."""
+def running_server(folder: Path, *extensions: str) -> Iterator[Server]:
+    """Start a server, wait until it answers, and stop it afterwards.
+
+    Args:
+        extensions: Modules of this package that it loads beside ours.
+    """
     port, token = _free_port(), secrets.token_hex(16)
     options = {
         "ServerApp.root_dir": str(folder),
@@ -101,13 +135,15 @@ def running_server(folder: Path) -> Iterator[Server]:
         "ServerApp.port_retries": 0,
         "ServerApp.allow_root": True,
         "ServerApp.open_browser": False,
-        "ServerApp.jpserver_extensions": {"jupyter_dlenv": True},
+        "ServerApp.jpserver_extensions": {"jupyter_dlenv": True, **dict.fromkeys(extensions, True)},
         "IdentityProvider.token": token,
     }
     argv = [sys.executable, "-m", "jupyter", "server", *(f"--{key}={value}" for key, value in options.items())]
     log = folder.parent / "server.log"
     with open(log, "wb") as output:
-        process = subprocess.Popen(argv, cwd=folder, stdout=output, stderr=output)
+        # With the checkout on its path, where this package lies.
+        env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])} if extensions else None
+        process = subprocess.Popen(argv, cwd=folder, env=env, stdout=output, stderr=output)
     try:
         server = Server(folder, port, token, process.pid)
         _wait(server, process, log)

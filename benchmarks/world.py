@@ -19,7 +19,7 @@ from jupyter_dlenv.kernels.environments import Environment, EnvironmentManager
 
 ENVIRONMENT = "bench"
 _PROGRAMS = Path(__file__).parent / "programs"
-_FOREIGN = ("XDG_RUNTIME_DIR", "DLENV_API", "JPY_PARENT_PID", "LANGUAGE", "LC_ALL", "LANG")
+_FOREIGN = ("DLENV_API", "JPY_PARENT_PID", "LANGUAGE", "LC_ALL", "LANG")
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,7 @@ def _enter(base: Path) -> None:
         (base / name).mkdir(mode=0o700)
         os.environ[f"JUPYTER_{name.upper()}_DIR"] = str(base / name)
     os.environ["IPYTHONDIR"] = str(base / "ipython")
+    os.environ["XDG_RUNTIME_DIR"] = str(base / "runtime")  # kernels' folders lie below it
     for name in _FOREIGN:
         os.environ.pop(name, None)
     shutil.copytree(_PROGRAMS, base / "notebooks", ignore=shutil.ignore_patterns("__pycache__"))

@@ -78,6 +78,7 @@ def _add_shell_command(commands: Any) -> None:
     shell.add_argument("target", help=_("an environment, an image, or a running kernel's or job's id or its beginning"))
     shell.add_argument("--gpus", default="", help=_("GPUs of a new container, in place of the environment's own"))
     shell.add_argument("--owner", default="", help=_("whose kernels and jobs; your own by default"))
+    shell.add_argument("--stay", action="store_true", help=_("after an error wait for Enter before the window closes"))
     shell.set_defaults(function=_shell)
 
 
@@ -240,7 +241,15 @@ def _shell(arguments: argparse.Namespace) -> int:
     settings = load_settings()
     if arguments.owner:
         settings.owner = arguments.owner
-    return run_shell(arguments.target, settings, gpus=arguments.gpus)
+    try:
+        return run_shell(arguments.target, settings, gpus=arguments.gpus)
+    except DLEnvError as error:
+        if not arguments.stay:
+            raise
+        sys.stderr.write(f"{error}\n" + _("Press Enter to close."))
+        sys.stderr.flush()
+        sys.stdin.readline()
+        return _FAILED
 
 
 def _env_add(arguments: argparse.Namespace) -> int:

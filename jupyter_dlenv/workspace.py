@@ -218,12 +218,14 @@ def cache_env(image_env: Mapping[str, str]) -> dict[str, str]:
 
 
 def _pip_env(packages: PythonPackages, image_env: Mapping[str, str]) -> dict[str, str]:
+    base = {"PYTHONUSERBASE": PACKAGES}
     if packages.user_site:
         # The second tells pip that a distribution's own packages stay as they are: only the user folder changes.
-        return {"PYTHONUSERBASE": PACKAGES, "PIP_USER": "1", "PIP_BREAK_SYSTEM_PACKAGES": "1"}
-    # Not PIP_TARGET: that ignores what the image has, so a small package would bring a second copy of its framework.
+        return {**base, "PIP_USER": "1", "PIP_BREAK_SYSTEM_PACKAGES": "1"}
+    # The same folder by another way, because pip in a venv refuses --user; notebook/packages.py helps it. Not by
+    # PIP_TARGET: that ignores what the image has, so a small package would bring a second copy of its framework.
     path = ":".join([*packages.folders(), *filter(None, [image_env.get("PYTHONPATH", "")])])
-    return {"PIP_PREFIX": PACKAGES, "PYTHONPATH": path, "DLENV_PACKAGES_PATH": packages.folders()[0]}
+    return {**base, "PIP_PREFIX": PACKAGES, "PYTHONPATH": path, "DLENV_PACKAGES_PATH": packages.folders()[0]}
 
 
 def ca_bundle(environ: Mapping[str, str]) -> str:

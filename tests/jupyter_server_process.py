@@ -12,6 +12,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,18 +109,22 @@ class ServerProcess:
         assert reply.status == 201, reply.body
         kernel_id = reply.json()["id"]
         try:
-            return asyncio.run(self._converse(kernel_id, code))
+            return asyncio.run(self.converse(kernel_id, code))
         finally:
             if not keep:
                 self.call("DELETE", f"/api/kernels/{kernel_id}")
 
-    async def _converse(self, kernel_id: str, code: str) -> str:
+    async def converse(self, kernel_id: str, code: str, *, after: Callable[[], None] | None = None) -> str:
+        """Run code in a running kernel and return what it printed; ``after`` is called a second after it began."""
         address = f"{self.url.replace('http', 'ws', 1)}/api/kernels/{kernel_id}/channels"
         request = HTTPRequest(address, headers={"Authorization": f"token {self.token}"})
         channel = await websocket_connect(request)
         session = Session(key=b"unused")
         message = session.msg("execute_request", {"code": code, "silent": False, "store_history": False})
         await channel.write_message(json.dumps({**message, "channel": "shell"}, default=str))
+        if after is not None:
+            await asyncio.sleep(1)
+            await asyncio.to_thread(after)
         text = ""
         while True:
             received = await channel.read_message()
@@ -131,6 +136,9 @@ class ServerProcess:
                 text += answer["content"]["text"]
             elif answer["msg_type"] == "error":
                 text += "\n".join(answer["content"]["traceback"])
+                if answer["content"]["ename"] == "KernelDied":
+                    channel.close()
+                    return text
             elif answer["msg_type"] == "status" and answer["content"]["execution_state"] == "idle":
                 channel.close()
                 return text

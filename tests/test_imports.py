@@ -202,7 +202,7 @@ def test_engines_know_neither_each_other_nor_jupyter() -> None:
 @pytest.mark.parametrize(
     ("library", "homes"),
     [
-        ("docker", {"engines/docker/engine.py", "engines/docker/images.py", "engines/docker/failures.py"}),
+        ("docker", {f"engines/docker/{name}.py" for name in ("engine", "failures", "images", "terminal")}),
         ("requests", {"engines/docker/images.py"}),
         ("pynvml", {"gpus/inventory.py"}),
         ("ipywidgets", {"notebook/widgets.py"}),

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,12 @@ import pexpect
 import pytest
 from jupyter_client.manager import AsyncKernelManager
 
-from jupyter_dlenv.engines.docker.terminal import Frames
+from jupyter_dlenv.engines.docker.request import assert_safe, create_body
+from jupyter_dlenv.engines.docker.terminal import HOLD, Frames
 from jupyter_dlenv.errors import InvalidRequest, NotFound
 from jupyter_dlenv.kernels.environments import Environment, EnvironmentManager
 from jupyter_dlenv.shell.targets import Kind, Target, choose, may_be_image_id, running
-from jupyter_dlenv.spec import Job, JobState, JobStatus, Role, new_id
+from jupyter_dlenv.spec import Identity, Job, JobSpec, JobState, JobStatus, Role, new_id
 
 COMMAND = [sys.executable, "-m", "jupyter_dlenv", "shell"]
 PATIENCE_S = 90
@@ -94,6 +96,22 @@ def test_frames_come_whole_however_they_are_cut() -> None:
         frames = Frames()
         found = [piece for at in range(0, len(wire), size) for piece in frames.feed(wire[at : at + size])]
         assert found == [(1, b"one"), (2, b"bad"), (1, b""), (1, b"more")]
+
+
+def test_a_shell_s_container_differs_from_a_kernel_s_in_its_end_only() -> None:
+    values: dict[str, Any] = {"argv": HOLD, "workdir": "/nb", "run_dir": "", "owner": "alice", "image": "sha256:1"}
+    spec = JobSpec(id=KERNEL, role=Role.SHELL, identity=Identity(1000, 1000), **values)
+    shell, kernel = create_body(spec), create_body(replace(spec, role=Role.KERNEL))
+    assert_safe(shell)
+    assert {key: shell.pop(key) for key in ("AttachStdin", "OpenStdin", "StdinOnce")} == dict.fromkeys(
+        ("AttachStdin", "OpenStdin", "StdinOnce"), True
+    )
+    assert shell["HostConfig"].pop("AutoRemove") is True
+    assert kernel.pop("OpenStdin") is False
+    assert shell["Labels"].pop("io.jupyter-dlenv.shell") == kernel["Labels"].pop("io.jupyter-dlenv.kernel") == KERNEL
+    for body in (shell, kernel):
+        del body["Labels"]["io.jupyter-dlenv.role"], body["Labels"]["io.jupyter-dlenv.spec"]
+    assert shell == kernel
 
 
 # Real containers ------------------------------------------------------------------------------------------------------
@@ -341,3 +359,23 @@ def test_bad_words_are_told(environment: str, notebook_dir: Path, words: list[st
     assert done.returncode == 1
     assert says in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.docker
+def test_an_error_can_be_read_before_the_window_closes(notebook_dir: Path) -> None:
+    child = pexpect.spawn(COMMAND[0], [*COMMAND[1:], "nobody", "--stay"], timeout=PATIENCE_S, encoding="utf-8")
+    child.expect("image nobody.*Press Enter to close")
+    assert child.isalive()
+    child.sendline("")
+    child.expect(pexpect.EOF)
+    child.close()
+    assert child.exitstatus == 1
+
+
+@pytest.mark.docker
+def test_an_image_without_a_shell_is_told(image: str, notebook_dir: Path) -> None:
+    bare = docker_images.image_from(f"FROM {image}\nRUN rm -f /bin/sh /bin/bash /bin/dash\n", "shell-less")
+    done = piped(bare, "echo", notebook_dir)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert f"The image {bare} has no /bin/sh" in done.stderr
+    assert containers() == []

@@ -334,7 +334,9 @@ class Merger:
         return texts
 
     def _discover(self, now: bool) -> None:
-        if not now and time.monotonic() - self._looked_at < LOOK_S:
+        # Until the first rank is there, somebody waits for its first line.
+        begun = self._sources and self._sources[0].order < sys.maxsize
+        if begun and not now and time.monotonic() - self._looked_at < LOOK_S:
             return
         self._looked_at = time.monotonic()
         for path in sorted(set(glob.glob(self._pattern)) - self._seen, reverse=True):  # stdout before stderr

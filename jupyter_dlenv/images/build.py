@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import base64
 import binascii
+import gzip
 import hashlib
 import io
 import re
 import tarfile
 import tempfile
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
@@ -33,7 +35,7 @@ OWN_IMAGE = "DLENV_IMAGE"
 CONTEXT_LIMIT = 16 << 20
 """Most bytes of a context as it travels, compressed: it is held in memory on its way."""
 
-_UNPACKED_LIMIT = 512 << 20
+_UNPACKED_LIMIT = 256 << 20
 _DOCKERFILE_LIMIT = 1 << 20
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
@@ -291,26 +293,42 @@ def _copy_context(text: str, tar: tarfile.TarFile) -> None:
         packed = io.BytesIO(base64.b64decode(text, validate=True))
         if packed.getbuffer().nbytes > CONTEXT_LIMIT:
             raise InvalidRequest(_("The context is larger than {size} MiB.").format(size=CONTEXT_LIMIT >> 20))
-        with tarfile.open(fileobj=packed, mode="r|gz") as source:
-            left = _UNPACKED_LIMIT
+        with tarfile.open(fileobj=_Unpacked(packed), mode="r|") as source:
             for member in source:
-                left -= _copy_member(source, member, tar, left)
-    except (binascii.Error, tarfile.TarError, EOFError, OSError) as error:
+                _copy_member(source, member, tar)
+    except (binascii.Error, tarfile.TarError, EOFError, OSError, zlib.error) as error:
         raise InvalidRequest(_("The context is no archive: {error}.").format(error=error)) from None
 
 
-def _copy_member(source: tarfile.TarFile, member: tarfile.TarInfo, tar: tarfile.TarFile, left: int) -> int:
+class _Unpacked(gzip.GzipFile):
+    """Unpacks no more than the limit: a few bytes can stand for very many."""
+
+    def __init__(self, packed: io.BytesIO) -> None:
+        super().__init__(fileobj=packed, mode="rb")
+        self._left = _UNPACKED_LIMIT
+
+    def read(self, size: int | None = -1) -> bytes:
+        """Return the next bytes.
+
+        Raises:
+            InvalidRequest: They go beyond the limit.
+        """
+        data = super().read(min(self._left + 1, size) if size is not None and size >= 0 else self._left + 1)
+        self._left -= len(data)
+        if self._left < 0:
+            raise InvalidRequest(_("The context is larger than {size} MiB.").format(size=_UNPACKED_LIMIT >> 20))
+        return data
+
+
+def _copy_member(source: tarfile.TarFile, member: tarfile.TarInfo, tar: tarfile.TarFile) -> None:
     path = PurePosixPath(member.name)
     if path.is_absolute() or ".." in path.parts or not (member.isreg() or member.isdir() or member.issym()):
         raise InvalidRequest(_("{name} has no place in a context.").format(name=member.name[:200]))
-    if member.size > left:
-        raise InvalidRequest(_("The context is larger than {size} MiB.").format(size=_UNPACKED_LIMIT >> 20))
     about = tarfile.TarInfo(str(path))
-    about.type, about.mode, about.mtime = member.type, member.mode, member.mtime
-    about.linkname, about.size = member.linkname, member.size
+    about.type = tarfile.REGTYPE if member.isreg() else member.type
+    about.mode, about.mtime, about.linkname, about.size = member.mode, member.mtime, member.linkname, member.size
     if str(path) != DOCKERFILE:
         tar.addfile(about, source.extractfile(member) if member.isreg() else None)
-    return member.size
 
 
 # The builder ----------------------------------------------------------------------------------------------------------

@@ -1,13 +1,17 @@
 # Prints one JSON line about the interpreter that runs it. Fed to an image's Python: standard library only, Python 2.7
 # and every Python 3, and nothing of the image's own packages is imported.
+import os
+import sys
+
+# Before what PYTHONPATH names, where a platform.py or json.py of the image's own may lie.
+sys.path.sort(key=lambda entry: entry != os.path.dirname(os.__file__) and os.path.basename(entry) != "lib-dynload")
+
 import glob
 import json
-import os
 import platform
 import re
 import site
 import subprocess
-import sys
 import sysconfig
 
 FRAMEWORKS = {

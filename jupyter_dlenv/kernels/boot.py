@@ -28,12 +28,12 @@ if __name__ == "__main__":
 
 import contextlib
 import faulthandler
+import gc
 import json
 import signal
 import time
 from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
-from types import ModuleType
 from typing import Any, List, Optional
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -142,6 +142,9 @@ def add_packages() -> None:
 
     folder = os.environ.get("DLENV_PACKAGES_PATH", "")
     if folder:
+        with contextlib.suppress(OSError):
+            os.makedirs(folder, exist_ok=True)
+        sys.path_importer_cache.pop(folder, None)  # Known as missing, it would never be looked into again.
         put_before_image(folder)
     elif site.ENABLE_USER_SITE and os.environ.get("PYTHONUSERBASE"):
         folder = site.getusersitepackages()
@@ -157,9 +160,9 @@ def in_given_order(path: List[str], given: List[str]) -> List[str]:
     return [next(ordered, entry) if entry in given else entry for entry in path]
 
 
-def load_finder() -> ModuleType:
-    """Import the finder beside this file under a name that no user module has."""
-    spec = spec_from_file_location("_dlenv_finder", os.path.join(HERE, "finder.py"))
+def beside(name: str) -> Any:
+    """Import a file beside this one under a name that no user module has."""
+    spec = spec_from_file_location(f"_dlenv_{name}", os.path.join(HERE, f"{name}.py"))
     assert spec is not None
     assert spec.loader is not None
     module = module_from_spec(spec)
@@ -171,7 +174,7 @@ def install_finder() -> Any:
     """Read the manifest and put the finder in place."""
     with open(os.path.join(HERE, "manifest.json"), encoding="utf-8") as file:
         distributions = json.load(file)["distributions"]
-    return load_finder().install(SITE, distributions)
+    return beside("finder").install(SITE, distributions)
 
 
 def kernel_app(finder: Any) -> Any:
@@ -196,6 +199,7 @@ def kernel_app(finder: Any) -> Any:
 
 def run_kernel(finder: Any, arguments: List[str]) -> None:
     """Run the kernel until it is shut down."""
+    beside("lazy").put_off_debugger()
     sys.argv[0] = os.path.join(SITE, "ipykernel_launcher.py")  # what code that looks for a notebook expects here
     shell: Any = import_module("ipykernel.zmqshell").ZMQInteractiveShell
     # It would add the packages of $VIRTUAL_ENV, which the image's Python on its PATH, and so every job, does without.
@@ -207,11 +211,15 @@ def run_kernel(finder: Any, arguments: List[str]) -> None:
     sys.path[:] = in_given_order(sys.path, GIVEN_PATH)
     # So that %load_ext, which notebooks for any kernel begin with, does not complain that it was done already.
     app.shell.extension_manager.loaded.discard(EXTENSION)
+    if hasattr(gc, "freeze"):  # from Python 3.7
+        gc.freeze()  # what is there now stays, so no collection need look at it
+    gc.enable()
     app.start()
 
 
 def main() -> None:
     """Prepare the interpreter and run the kernel with this process's arguments."""
+    gc.disable()  # collections in the middle of so many imports find nothing and take their time
     for path in (sys.path, GIVEN_PATH):
         if HERE in path:
             path.remove(HERE)

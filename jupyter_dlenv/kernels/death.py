@@ -61,7 +61,7 @@ def explain_death(status: JobStatus, last_lines: str, seen: Circumstances) -> De
 
 def _cause(status: JobStatus, last_lines: str, seen: Circumstances) -> str:
     if seen.daemon_gone:
-        return _("Docker went away and took it along. Look at: systemctl status docker")
+        return _("Docker is gone, so nobody saw why. Look at: systemctl status docker")
     if seen.out_of_memory and status.exit_code == _SIGKILL:
         return _memory(seen)
     if _DISK_FULL.search(last_lines):

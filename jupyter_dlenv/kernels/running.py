@@ -71,11 +71,14 @@ class LaunchedKernel:
 
     async def remove_replica(self) -> None:
         """Remove the container or process, and keep the folder and the job socket for the next start."""
-        await self.engine.remove(self.kernel_id)
+        if isinstance(self.engine, DockerEngine) and self.native_id:
+            await self.engine.discard(self.native_id)
+        else:
+            await self.engine.remove(self.kernel_id)
 
     async def clean(self) -> None:
         """Leave nothing."""
-        await self.engine.remove(self.kernel_id)
+        await self.remove_replica()
         cleaned(self.kernel_id)
         self.listener.close()
         self.folder.remove()

@@ -3,7 +3,7 @@
 One folder a Python minor, C library and machine, made once below the data folder and seen by containers at
 :data:`MOUNT_POINT`::
 
-    boot.py  finder.py  compile.py   run by the image's interpreter
+    boot.py  finder.py  lazy.py  compile.py   run by the image's interpreter
     site/                            the wheels of the lock, and the notebook's side of this package
     manifest.json                    what the finder needs to decide
     files.json                       size and SHA-256 of every file
@@ -51,7 +51,7 @@ CompileIn = Callable[[Sequence[str], Sequence[Mount]], None]
 """Runs a command in a container of the image, with these mounts and no network; raises when it fails."""
 
 _PACKAGE = Path(__file__).parents[1]
-_SCRIPTS = ("boot.py", "finder.py", "compile.py")
+_SCRIPTS = ("boot.py", "finder.py", "lazy.py", "compile.py")
 _NOTEBOOK_SIDE = (
     "__init__.py",
     "_version.py",

@@ -79,11 +79,12 @@ class Display:
         self._shown: Optional[float] = None
 
     def add(self, frame: Frame) -> None:
-        """Take in a frame and show it when a quarter of a second has passed."""
+        """Take in a frame; show it when it holds the first line or the end, or a quarter of a second has passed."""
+        first = bool(frame.data) and not self._tail.count
         self._tail.add(frame)
         self._job = frame.job or self._job
         now = time.monotonic()
-        if frame.job is not None or self._shown is None or now - self._shown >= _PERIOD_S:
+        if first or frame.job is not None or self._shown is None or now - self._shown >= _PERIOD_S:
             self._show(frame)
             self._shown = now
 

@@ -1,4 +1,4 @@
-"""``%pip`` in an image that has no pip.
+"""``%pip`` in images that have no pip, or whose packages are in a venv.
 
 Standard library and IPython only, Python 3.8 syntax.
 """
@@ -6,10 +6,11 @@ Standard library and IPython only, Python 3.8 syntax.
 import glob
 import importlib
 import os
+import shlex
 import subprocess
 import sys
 from importlib.util import find_spec
-from typing import Any, Callable, List, Mapping
+from typing import Any, List, Mapping
 
 from ..errors import UnusableImage
 from ..i18n import _
@@ -17,6 +18,13 @@ from ..spec import CONTAINER_ROOT
 
 _WHEEL_FOLDERS = ("/usr/share/python-wheels",)  # where Debian keeps what other Pythons have in ensurepip
 _LAST_LINES = 5
+_IN_VENV = (
+    "import os, runpy, sys; os.environ.pop('PIP_PREFIX', None); "
+    "os.environ.update(PIP_USER='1', PIP_BREAK_SYSTEM_PACKAGES='1'); sys.base_prefix = sys.prefix; "
+    "sys.argv[0] = 'pip'; runpy.run_module('pip', run_name='__main__', alter_sys=True)"
+)
+"""Runs pip as if its venv were none: it then takes the user's folder for a place to install to, upgrade in and remove
+from, and leaves alone what is the image's. By a prefix it would do the first only."""
 
 
 def bundled_pip() -> str:
@@ -54,21 +62,27 @@ def make_pip() -> None:
         raise UnusableImage(_("pip could not be installed:\n{last}").format(last=last))
 
 
-def in_own_folder(environ: Mapping[str, str]) -> bool:
-    """True where pip installs into a folder of ours; on the host, whose Python is nobody's to change, it does not."""
-    return any(environ.get(name, "").startswith(CONTAINER_ROOT) for name in ("PIP_PREFIX", "PYTHONUSERBASE"))
+def pip_command(python: str, line: str, environ: Mapping[str, str]) -> str:
+    """Return the shell's command for a line of ``%pip``."""
+    words = ["-c", shlex.quote(_IN_VENV)] if environ.get("PIP_PREFIX") else ["-m", "pip"]
+    return " ".join([shlex.quote(python), *words, line])
 
 
 def wrap_pip(shell: Any) -> None:
-    """Let ``%pip`` make itself a pip the first time, where the image has none."""
-    if not in_own_folder(os.environ) or find_spec("pip") is not None:
-        return
-    original: Callable[[str], Any] = shell.magics_manager.magics["line"]["pip"]
+    """Give ``%pip`` a pip the first time where the image has none, and let it work in a venv that is root's.
 
-    def pip(line: str) -> Any:
+    Only in containers: on the host, the Python is nobody's to change.
+    """
+    ours = os.environ.get("PYTHONUSERBASE", "").startswith(CONTAINER_ROOT)
+    if not ours or (find_spec("pip") is not None and not os.environ.get("PIP_PREFIX")):
+        return
+    original = shell.find_line_magic("pip")
+
+    def pip(line: str) -> None:
         if subprocess.run([sys.executable, "-c", "import pip"], stderr=subprocess.DEVNULL, check=False).returncode:
             make_pip()
-        return original(line)
+        shell.system(pip_command(sys.executable, line, os.environ))
+        importlib.invalidate_caches()
 
     pip.__doc__ = original.__doc__
     shell.register_magic_function(pip, "line", "pip")

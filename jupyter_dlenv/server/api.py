@@ -295,7 +295,8 @@ async def _open_terminal(kind: Kind, call: Call) -> Answer:
     found = (await find_running(kind, call.parts["id"], call.principal.owner)).job
     if found is None or found.engine != "docker":
         raise Unsupported(_("It runs without a container; any terminal will do."))
-    command = [sys.executable, "-m", "jupyter_dlenv", "shell", found.id, f"--owner={call.principal.owner}"]
+    options = [f"--owner={call.principal.owner}", "--stay"]
+    command = [sys.executable, "-m", "jupyter_dlenv", "shell", found.id, *options]
     return Answer({"name": call.open_terminal(command)}, 201)
 
 

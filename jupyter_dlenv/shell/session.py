@@ -13,7 +13,7 @@ from pathlib import Path
 from ..engines.docker.engine import DockerEngine
 from ..engines.docker.terminal import HOLD, held_container, open_terminal
 from ..engines.registry import load_engine
-from ..errors import EngineUnavailable, ImageNotFound, InvalidRequest, NotFound
+from ..errors import Conflict, EngineUnavailable, ImageNotFound, InvalidRequest, NotFound, UnusableImage
 from ..gpus.leases import lease
 from ..i18n import _
 from ..images.pull import pull_with_progress
@@ -135,7 +135,12 @@ def _in_new(target: Target, environment: Environment | None, settings: DLEnv, gp
     engine = _docker()
     spec = asyncio.run(_spec(engine, target, environment, settings, gpus))
     with ended_by_signals(), held_container(engine, engine.plan(spec)) as container:
-        return _terminal(engine, container)
+        try:
+            return _terminal(engine, container)
+        except Conflict as error:  # it has ended already: with Docker's own init, a command that is missing starts
+            raise UnusableImage(
+                _("The image {ref} has no /bin/sh, so it has no shell.").format(ref=spec.image_ref)
+            ) from error
 
 
 def _terminal(engine: DockerEngine, container: str) -> int:

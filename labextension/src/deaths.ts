@@ -4,7 +4,6 @@ import { Signal } from '@lumino/signaling';
 
 import type { DLEnvModel } from './model';
 import type { IKernel } from './tokens';
-import { hasEnded } from './tokens';
 
 const POLL_MS = 5000;
 const POLL_MAX_MS = 300_000;
@@ -25,16 +24,16 @@ export function browserMemory(): Memory {
 
 /** Return the name of one death: a kernel that is started again under its id can die again. */
 export function deathKey(kernel: IKernel): string {
-  return `${kernel.id} ${kernel.ended_at ?? ''}`;
+  return `${kernel.id} ${kernel.ended_at}`;
 }
 
-/** Return the deaths that are not among the known ones. */
+/** Return the deaths that are not among the known ones, those of kernels that were started again too. */
 export function newDeaths(
   kernels: readonly IKernel[],
   known: Readonly<Iterable<string>>
 ): IKernel[] {
   const names = new Set(known);
-  return kernels.filter(kernel => hasEnded(kernel.state) && !names.has(deathKey(kernel)));
+  return kernels.filter(kernel => kernel.ended_at !== null && !names.has(deathKey(kernel)));
 }
 
 /** Return what was kept, nothing where it cannot be read. */

@@ -18,7 +18,6 @@ export interface IKernelItemProps {
 /** A kernel on its way up, running, or dead with the reason. */
 export function KernelItem(props: IKernelItemProps): JSX.Element {
   const { kernel, trans, onTerminal } = props;
-  const ended = hasEnded(kernel.state);
   return (
     <li className="jp-dlenv-Item" data-kernel-state={kernel.state}>
       <div className="jp-dlenv-Item-text">
@@ -32,8 +31,8 @@ export function KernelItem(props: IKernelItemProps): JSX.Element {
       {kernel.state === 'RUNNING' && kernel.engine === 'docker' && (
         <TerminalButton trans={trans} onClick={() => onTerminal(kernel.id)} />
       )}
-      {!ended && <StopKernelButton {...props} />}
-      {ended && kernel.last_lines && <LastLines text={kernel.last_lines} trans={trans} />}
+      {!hasEnded(kernel.state) && <StopKernelButton {...props} />}
+      {kernel.last_lines && <LastLines text={kernel.last_lines} trans={trans} />}
     </li>
   );
 }

@@ -28,14 +28,18 @@ export function stateText(state: JobState | KernelState, trans: TranslationBundl
   return texts[state] ?? state;
 }
 
-/** Return how many kernels a pool has ready and which GPUs it holds. */
-export function poolText({ ready, size, gpus }: IPool, trans: TranslationBundle): string {
-  const counted = trans.__('%1 of %2 ready', ready, size);
-  return gpus?.length ? `${counted} · ${trans.__('holds %1', gpus.join(', '))}` : counted;
+/** Return how many kernels a pool has ready, which GPUs it holds, and why it has no more. */
+export function poolText(pool: IPool, trans: TranslationBundle): string {
+  const counted = trans.__('%1 of %2 ready', pool.ready, pool.size);
+  const held = pool.gpus.length > 0 ? trans.__('holds %1', pool.gpus.join(', ')) : '';
+  return [counted, held, pool.message].filter(part => part).join(' · ');
 }
 
 /** Return the announcement of a kernel's end. */
 export function deathText(kernel: IKernel, trans: TranslationBundle): string {
+  if (!hasEnded(kernel.state)) {
+    return trans.__('The kernel of %1 ended and was started again.', kernel.environment);
+  }
   const why = kernel.message || stateText(kernel.state, trans);
   return trans.__('The kernel of %1 ended: %2', kernel.environment, why);
 }

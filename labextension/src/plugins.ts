@@ -15,7 +15,14 @@ import { LogView } from './logview';
 import { deathText } from './messages';
 import { DLEnvModel } from './model';
 import { Sidebar } from './sidebar';
-import { CommandIDs, IDLEnvModel, JOB_MIME_TYPE, NAMESPACE, SWITCH_MIME_TYPE } from './tokens';
+import {
+  CommandIDs,
+  hasEnded,
+  IDLEnvModel,
+  JOB_MIME_TYPE,
+  NAMESPACE,
+  SWITCH_MIME_TYPE
+} from './tokens';
 
 const SIDEBAR_RANK = 550;
 
@@ -75,7 +82,7 @@ function watchDeaths(app: JupyterFrontEnd, model: DLEnvModel, trans: Translation
     announce: kernel =>
       void Notification.emit(
         deathText(kernel, trans),
-        kernel.state === 'SUCCEEDED' ? 'info' : 'error',
+        hasEnded(kernel.state) ? 'error' : 'warning',
         {
           autoClose: false,
           actions: [

@@ -145,7 +145,7 @@ interface IEnvironmentItemProps {
 }
 
 function EnvironmentItem({ environment, trans, onStart }: IEnvironmentItemProps): JSX.Element {
-  const { name, image, engine, pool } = environment;
+  const { name, image, engine, pool_status: pool } = environment;
   const label = trans.__('Start a notebook with %1', name);
   const origin = image || trans.__('no container');
   return (

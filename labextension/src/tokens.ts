@@ -58,14 +58,16 @@ export interface IEnvironment {
   readonly image: string;
   readonly gpus: string;
   /** Absent where no kernels are kept ready. */
-  readonly pool?: IPool;
+  readonly pool_status?: IPool;
 }
 
 /** Kernels that are kept ready: how many are wanted, how many are there, and the GPUs that they hold. */
 export interface IPool {
   readonly size: number;
   readonly ready: number;
-  readonly gpus?: readonly string[];
+  readonly gpus: readonly string[];
+  /** Why it cannot be filled, empty when it can. */
+  readonly message: string;
 }
 
 /** A kernel that starts, runs or died; `id` is the Jupyter kernel id. */
@@ -75,12 +77,12 @@ export interface IKernel {
   readonly image: string;
   readonly engine: string;
   readonly state: KernelState;
-  /** How far its start has come, or why it ended. */
-  readonly message?: string;
-  /** What it wrote last. */
-  readonly last_lines?: string;
-  /** Seconds since the epoch, null while it lives. */
-  readonly ended_at?: number | null;
+  /** How far its start has come, what is wrong with it, or why it ended. */
+  readonly message: string;
+  /** What it wrote last before it ended. */
+  readonly last_lines: string;
+  /** Seconds since the epoch, null when it never ended; one that was started again keeps it. */
+  readonly ended_at: number | null;
 }
 
 /** What has a container that a terminal can be opened in. */

@@ -10,6 +10,7 @@ from counter import COUNTER, expect_live
 from labserver import LabServer
 from playwright.sync_api import Locator, Page, Route, expect
 
+KERNEL = "5ab4c0de-0000-4000-8000-000000000000"
 PROGRESS = """
 import os, sys, time
 print("\\033[31mred\\033[0m alert", flush=True)
@@ -162,6 +163,84 @@ def test_a_lost_connection_is_told_and_repaired(sidebar: Page, lab: LabServer) -
     expect(view.get_by_role("status")).to_have_text("running")
     view.get_by_role("button", name="Stop").click()
     expect(view.get_by_role("status")).to_contain_text("cancelled")
+
+
+def kernel_row(**changes: object) -> dict[str, object]:
+    """Return a kernel as the server tells of one that was started a while ago."""
+    about = {"id": KERNEL, "environment": "torch", "image": "lab/torch:1", "engine": "docker", "native_id": "c"}
+    now = {"state": "RUNNING", "started_at": 1.0, "message": "", "last_lines": "", "ended_at": None, "gpus": []}
+    return {**about, **now, **changes}
+
+
+def test_a_start_tells_what_it_waits_for(page: Page, lab: LabServer) -> None:
+    steps = [
+        ("QUEUED", "", "waiting"),
+        ("PULLING", "lab/torch:1: 3 of 7 layers, 1.2 GiB of 4.0 GiB", "pulling the image"),
+        ("CREATING", "", "creating the container"),
+        ("STARTING", "", "starting"),
+        ("RUNNING", "", "running"),
+    ]
+    now = {"step": 0}
+
+    def answer(route: Route) -> None:
+        state, message, _words = steps[now["step"]]
+        route.fulfill(json={"kernels": [kernel_row(state=state, message=message)]})
+
+    page.route("**/dlenv/api/v1/kernels?*", answer)
+    open_sidebar(page, lab)
+    for step, (state, message, words) in enumerate(steps):
+        now["step"] = step
+        item = section(page, "Kernels").locator(f'[data-kernel-state="{state}"]')
+        expect(item.locator(".jp-dlenv-State")).to_have_text(words)
+        expect(item).to_contain_text(message)
+        assert item.get_by_role("button", name="Open a terminal").count() == (state == "RUNNING")
+
+
+def test_a_death_is_announced_once_and_explained_in_the_list(page: Page, lab: LabServer) -> None:
+    rows = [kernel_row()]
+    page.route("**/dlenv/api/v1/kernels?*", lambda route: route.fulfill(json={"kernels": rows}))
+    open_sidebar(page, lab)
+    item = section(page, "Kernels").get_by_role("listitem")
+    expect(item).to_contain_text("running")
+    why = "It used more memory than its limit of 8.0 GiB."
+    rows[0] = kernel_row(state="FAILED", message=why, last_lines="loading\nepoch 3", ended_at=100.0)
+    announcement = page.get_by_role("alert").filter(has_text=f"The kernel of torch ended: {why}")
+    expect(announcement).to_be_visible()
+    expect(item.locator(".jp-dlenv-State")).to_have_text("failed")
+    expect(item).to_contain_text(why)
+    expect(item.get_by_role("button", name="Shut down")).to_have_count(0)
+    expect(item.locator("pre")).to_be_hidden()
+    item.get_by_text("Last lines").click()
+    expect(item.locator("pre")).to_have_text("loading\nepoch 3")
+    with page.expect_response("**/dlenv/api/v1/kernels?*"), page.expect_response("**/dlenv/api/v1/jobs?*"):
+        pass
+    expect(item.locator("pre")).to_be_visible()  # the list was drawn again
+    expect(announcement).to_have_count(1)
+    open_sidebar(page, lab)
+    expect(item).to_contain_text(why)
+    expect(announcement).to_have_count(0)
+    rows[0] = kernel_row(ended_at=200.0)
+    expect(
+        page.get_by_role("alert").filter(has_text="The kernel of torch ended and was started again.")
+    ).to_be_visible()
+
+
+def test_a_death_is_announced_while_the_sidebar_is_closed(page: Page, lab: LabServer) -> None:
+    rows = [kernel_row(state="FAILED", message="Killed from outside.", ended_at=100.0)]
+    page.route("**/dlenv/api/v1/kernels?*", lambda route: route.fulfill(json={"kernels": rows}))
+    page.goto(lab.page())
+    announcement = page.get_by_role("alert").filter(has_text="The kernel of torch ended: Killed from outside.")
+    expect(announcement).to_be_visible()
+    announcement.get_by_role("button", name="Show").click()
+    expect(section(page, "Kernels")).to_contain_text("Killed from outside.")
+
+
+def test_a_pool_says_how_many_are_ready_and_what_they_hold(page: Page, lab: LabServer) -> None:
+    pool = {"size": 3, "ready": 2, "gpus": ["GPU-1a", "GPU-2b"], "message": ""}
+    torch = {"name": "torch", "display_name": "", "engine": "docker", "image": "lab/torch:1", "gpus": "1", "pool": 3}
+    page.route("**/dlenv/api/v1/environments?*", answer_with(200, {"environments": [{**torch, "pool_status": pool}]}))
+    open_sidebar(page, lab)
+    expect(section(page, "Environments")).to_contain_text("2 of 3 ready · holds GPU-1a, GPU-2b")
 
 
 def test_a_server_that_fails_is_named(page: Page, lab: LabServer) -> None:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
-import socket
-import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import docker_images
 import pytest
 from clients import environment, notebook
+from registry import running_registry
 
 from jupyter_dlenv.engines.base import PullProgress
 from jupyter_dlenv.engines.docker.engine import DockerEngine
@@ -19,44 +16,12 @@ from jupyter_dlenv.errors import ImageNotFound, InvalidRequest, PullFailed
 from jupyter_dlenv.images.pull import pull_with_progress
 from jupyter_dlenv.images.reference import Reference, parse_reference, require_image
 
-CONFIG = """
-version: 0.1
-storage: {{filesystem: {{rootdirectory: {root}}}}}
-http: {{addr: 127.0.0.1:{port}}}
-"""
-
 
 @pytest.fixture(scope="module")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A registry's address, with the bare image in it as ``lab/bare:1``."""
-    program = shutil.which("docker-registry")
-    if program is None:
-        pytest.skip("no docker-registry: apt-get install docker-registry")
-    folder = tmp_path_factory.mktemp("registry")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    (folder / "config.yml").write_text(CONFIG.format(root=folder / "data", port=port))
-    with (
-        open(folder / "log", "wb") as log,
-        subprocess.Popen([program, "serve", str(folder / "config.yml")], stdout=log, stderr=log) as process,
-    ):
-        address = f"127.0.0.1:{port}"
-        client = docker_images.engine()
-        client.tag(docker_images.base_image(), f"{address}/lab/bare", "1")
-        _push(f"{address}/lab/bare", folder / "log")
-        client.remove_image(f"{address}/lab/bare:1")
+    with running_registry(tmp_path_factory.mktemp("registry")) as address:
         yield address
-        process.terminate()
-
-
-def _push(repository: str, log: Path) -> None:
-    for _ in range(50):
-        answers = list(docker_images.engine().push(repository, tag="1", stream=True, decode=True))
-        if not any("error" in answer for answer in answers):
-            return
-        time.sleep(0.2)
-    pytest.fail(log.read_text())
 
 
 @pytest.mark.docker

@@ -52,7 +52,9 @@ def run_in(image: str, argv: Sequence[str], mounts: Sequence[Mount] = (), user: 
 def probe(image: str) -> ImageFacts:
     """Return an image's facts."""
     script = "/dlenv/probe.py"
-    return parse_facts(run_in(image, ["/bin/sh", "-c", PROBE_COMMAND, script], [Mount(str(PROBE_SCRIPT), script, True)]))
+    return parse_facts(
+        run_in(image, ["/bin/sh", "-c", PROBE_COMMAND, script], [Mount(str(PROBE_SCRIPT), script, True)])
+    )
 
 
 def probe_local(python: str) -> ImageFacts:

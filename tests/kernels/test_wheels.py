@@ -11,7 +11,7 @@ import pytest
 from jupyter_dlenv.errors import UnusableImage
 from jupyter_dlenv.images.facts import ImageFacts
 from jupyter_dlenv.kernels import wheels
-from jupyter_dlenv.kernels.lock_runtime import FRONT_END, ROOTS, disagreements
+from jupyter_dlenv.kernels.lock_runtime import NAMES, UNWANTED, disagreements, roots
 from jupyter_dlenv.kernels.manifest import merged_requirements
 from jupyter_dlenv.kernels.runtime import kernel_argv, prepare
 
@@ -40,23 +40,25 @@ def test_platform_tags_are_those_of_the_standards() -> None:
 
 
 def test_every_minor_has_whole_locks() -> None:
-    assert wheels.known_minors() == [f"3.{minor}" for minor in range(8, 15)]
+    assert wheels.known_minors() == [f"3.{minor}" for minor in range(6, 15)]
     locks = sorted(wheels.LOCKS.glob("*.txt"))
-    assert len(locks) == 14
+    assert len(locks) == len(NAMES)
     for lock in locks:
         text = lock.read_text()
         pins = [line for line in text.splitlines() if "==" in line]
         assert wheels.floor(text) >= (1, 2)
-        assert all(any(pin.startswith(f"{root}==") for pin in pins) for root in ROOTS)
-        assert not any(pin.startswith(FRONT_END) for pin in pins)
+        wanted = roots(int(lock.name[3 : lock.name.index("-")]))
+        assert all(any(pin.startswith(f"{root}==") for pin in pins) for root in wanted)
+        assert not any(pin.startswith(UNWANTED) for pin in pins)
         assert text.count("--hash=sha256:") >= len(pins)
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"version": (3, 7, 16)}, "Python 3.7"),
-        ({"version": (2, 7, 18)}, "Python 2.7"),
+        ({"version": (3, 5, 10)}, "Python 3.5"),
+        ({"version": (3, 6, 15), "libc": "musl", "libc_version": (1, 2)}, "Python 3.6 with musl"),
+        ({"version": (2, 7, 18)}, "only Python is 2.7"),
         ({"machine": "ppc64le"}, "ppc64le"),
         ({"implementation": "PyPy"}, "PyPy"),
         ({"free_threaded": True}, "free-threaded"),
@@ -77,6 +79,12 @@ def test_argv_starts_the_boot() -> None:
         "-f",
         "/dlenv/run/connection.json",
     )
+
+
+def test_argv_takes_away_what_the_images_python_does_not_start_with() -> None:
+    argv = kernel_argv(facts_of(harmful=("PYTHONHOME", "PYTHONPATH")), "/c.json")
+    assert argv[:4] == ("/bin/sh", "-c", 'unset PYTHONHOME PYTHONPATH; exec "$0" "$@"', "/usr/bin/python3")
+    assert argv[-2:] == ("-f", "/c.json")
 
 
 def test_requirements_are_merged_for_the_target_and_across_groups() -> None:

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import docker_images
 import pytest
 import yaml
 from jupyter_server_process import Reply, ServerProcess
@@ -263,6 +264,24 @@ def test_environments_are_kernelspecs(server: ServerProcess) -> None:
     assert "lab-1" in [item["name"] for item in server.api("GET", "/environments").json()["environments"]]
     assert server.api("DELETE", "/environments/lab-1").status == 204
     assert server.api("GET", "/environments/lab-1").status == 404
+
+
+@pytest.mark.docker
+def test_a_build_streams_its_log_and_says_what_it_made(server: ServerProcess) -> None:
+    base = docker_images.base_image()
+    made = server.api("POST", "/builds", {"dockerfile": f"FROM {base}\nENV WHO=me\n", "tag": "rest"})
+    assert made.status == 200
+    pieces = frames(made.body)
+    assert b"ENV WHO=me" in b"".join(data for _head, data in pieces)
+    built = pieces[-1][0]["build"]
+    try:
+        assert (pieces[-1][0]["state"], built["tag"]) == ("SUCCEEDED", "dlenv-built/rest:latest")
+        assert docker_images.image_id(built["tag"]) == built["image"]
+        failed = frames(server.api("POST", "/builds", {"dockerfile": f"FROM {base}\nRUN exit 3\n"}).body)
+        assert (failed[-1][0]["state"], failed[-1][0]["error"]["error"]) == ("FAILED", "BuildFailed")
+    finally:
+        docker_images.engine().remove_image(built["tag"], force=True)
+    assert server.api("POST", "/builds", {"apt": ["hello"], "environment": "none"}).status == 404
 
 
 @pytest.mark.parametrize(

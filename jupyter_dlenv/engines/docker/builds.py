@@ -13,6 +13,7 @@ from ...images.build import BuildStep
 from .pulls import PullTracker
 
 _STEP = re.compile(r"Step (\d+/\d+) : (.*)", re.IGNORECASE | re.DOTALL)
+_OWN_WORDS = (" ---> ", "Removing intermediate container")  # the builder's, not the step's
 _LAST_LINES = 20
 _HINTS: tuple[tuple[str, Callable[[], str]], ...] = (
     ("BuildKit", lambda: _("Images are built by Docker's classic builder; leave out what needs BuildKit.")),
@@ -47,7 +48,7 @@ class BuildTracker:
         if head:
             self._step = f"{head[1]}: {head[2].strip()}"
             self._last.clear()
-        elif text.strip():
+        elif text.strip() and not text.startswith(_OWN_WORDS):
             self._last.append(text)
         return BuildStep(text)
 
@@ -66,4 +67,5 @@ class BuildTracker:
             head = _("The Dockerfile cannot be built: {message}").format(message=message)
         last = "\n".join("".join(self._last).splitlines()[-_LAST_LINES:])
         hint = next((words() for mark, words in _HINTS if mark in message), "")
+        hint = hint or ("jupyter dlenv images" if ": FROM " in self._step else "")
         return BuildFailed(f"{head}\n{last}".strip(), hint=hint)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
@@ -82,7 +83,7 @@ class DockerEngine(Engine):
         except APIError as error:
             raise api_failure(error) from error
         except (DockerException, OSError) as error:
-            raise unreachable(error, self._base_url) from error
+            raise unreachable(error, self._base_url or os.environ.get("DOCKER_HOST", "")) from error
 
     async def _ask(self, work: Callable[[APIClient], T]) -> T:
         return await asyncio.to_thread(self.call, work)

@@ -12,8 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from docker import APIClient
-from docker.errors import create_api_error_from_http_exception
-from requests.exceptions import HTTPError
+from docker.errors import APIError
 
 from ...errors import DLEnvError, EngineError, NotFound
 from ...i18n import _
@@ -85,10 +84,8 @@ class _Connection:
 def _hijack(client: APIClient, path: str, body: Mapping[str, Any]) -> _Connection:
     url = f"{client.base_url}/v{client.api_version}{path}"
     response = client.post(url, json=body, headers=_UPGRADE, stream=True, timeout=_TIMEOUT_S)
-    try:
-        response.raise_for_status()
-    except HTTPError as error:
-        raise create_api_error_from_http_exception(error) from error
+    if response.status_code >= 400:
+        raise APIError(path, response=response, explanation=response.text.strip())
     return _Connection(response)
 
 

@@ -10,8 +10,9 @@ import { answer, serve } from './apiserver';
 const trans = nullTranslator.load('jupyter_dlenv');
 
 function kernel(changes: Partial<IKernel> = {}): IKernel {
-  const rest = { environment: 'torch', image: 'img:1', engine: 'docker' };
-  return { id: 'k', state: 'FAILED', message: 'Out of memory.', ended_at: 7, ...rest, ...changes };
+  const names = { id: 'k', environment: 'torch', image: 'img:1', engine: 'docker' };
+  const end = { state: 'FAILED', message: 'Out of memory.', last_lines: '', ended_at: 7 } as const;
+  return { ...names, ...end, ...changes };
 }
 
 function memoryOf(kept: Record<string, string> = {}): Memory {
@@ -29,9 +30,10 @@ describe('newDeaths', () => {
       kernel({ state: 'RUNNING', ended_at: null }),
       kernel(),
       kernel({ ended_at: 8 }),
-      kernel({ id: 'other', state: 'LOST' })
+      kernel({ id: 'other', state: 'LOST' }),
+      kernel({ id: 'again', state: 'RUNNING' })
     ];
-    expect(newDeaths(kernels, ['k 7'])).toEqual([kernels[2], kernels[3]]);
+    expect(newDeaths(kernels, ['k 7'])).toEqual(kernels.slice(2));
   });
 });
 
@@ -69,6 +71,9 @@ describe('deathText', () => {
     expect(deathText(kernel({ message: '', state: 'LOST' }), trans)).toBe(
       'The kernel of torch ended: lost'
     );
+    expect(deathText(kernel({ message: '', state: 'RUNNING' }), trans)).toBe(
+      'The kernel of torch ended and was started again.'
+    );
   });
 });
 
@@ -90,12 +95,13 @@ describe('DeathWatch', () => {
   });
 
   /** A page: a model and a watch, and what they announced. */
-  function page(memory: Memory): { model: DLEnvModel; announced: IKernel[] } {
+  function page(memory: Memory): { watch: DeathWatch; model: DLEnvModel; announced: IKernel[] } {
     const model = new DLEnvModel(server.settings);
     const announced: IKernel[] = [];
     const announce = (dead: IKernel) => announced.push(dead);
-    made.push(new DeathWatch({ model, memory, anyRunning: () => false, announce }), model);
-    return { model, announced };
+    const watch = new DeathWatch({ model, memory, anyRunning: () => false, announce });
+    made.push(watch, model);
+    return { watch, model, announced };
   }
 
   it('announces a death once, on this page and on the next', async () => {

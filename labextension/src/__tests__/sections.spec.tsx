@@ -126,18 +126,18 @@ describe('EnvironmentsSection', () => {
 describe('EnvironmentsSection with a pool', () => {
   const torch = { name: 'torch', display_name: '', engine: 'docker', image: 'img:1', gpus: '' };
   const showPool = (pool: IPool) => {
-    const section = { ...NONE, items: [{ ...torch, pool }] };
+    const section = { ...NONE, items: [{ ...torch, pool: pool.size, pool_status: pool }] };
     show(<EnvironmentsSection section={section} trans={trans} onStart={() => undefined} />);
   };
 
   it('says how many kernels are ready', () => {
-    showPool({ size: 3, ready: 2 });
-    expect(host.textContent).toContain('2 of 3 ready');
+    showPool({ size: 3, ready: 2, gpus: [], message: 'The disk is full.' });
+    expect(host.textContent).toContain('2 of 3 ready · The disk is full.');
     expect(host.textContent).not.toContain('holds');
   });
 
   it('says which GPUs it holds', () => {
-    showPool({ size: 1, ready: 1, gpus: ['GPU-a', 'GPU-b'] });
+    showPool({ size: 1, ready: 1, gpus: ['GPU-a', 'GPU-b'], message: '' });
     expect(host.textContent).toContain('1 of 1 ready · holds GPU-a, GPU-b');
   });
 });
@@ -148,7 +148,10 @@ describe('KernelsSection', () => {
     environment: 'torch',
     image: 'img:1',
     engine: 'docker',
-    state: 'RUNNING'
+    state: 'RUNNING',
+    message: '',
+    last_lines: '',
+    ended_at: null
   };
   const TERMINAL = 'Open a terminal in this container';
 
@@ -205,13 +208,13 @@ describe('KernelsSection', () => {
       ended_at: 7
     };
     showKernel(dead);
-    const lines = host.querySelector('details');
-    expect(lines?.open).toBe(false);
-    expect(lines?.querySelector('pre')?.textContent).toBe('loading\n100%');
-    lines!.open = true;
+    const lines = host.querySelector('details') as HTMLDetailsElement;
+    expect(lines.open).toBe(false);
+    expect(lines.querySelector('pre')?.textContent).toBe('loading\n100%');
+    lines.open = true;
     showKernel({ ...dead });
     expect(host.querySelector('details')).toBe(lines);
-    expect(lines?.open).toBe(true);
+    expect(lines.open).toBe(true);
     expect(host.querySelector('[aria-label^="Shut down"]')).toBeNull();
   });
 
