@@ -18,7 +18,7 @@ from .samples import Figure, Samples, in_turns, parts_of
 from .world import ENVIRONMENT, World
 
 REPEAT = 10
-GOAL = 1.7
+GOAL = 1.35
 
 
 def measure(world: World, repeat: int | None) -> list[Figure]:

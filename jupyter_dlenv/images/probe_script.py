@@ -105,7 +105,7 @@ def cuda():
     for path, name in CUDA_OF:
         for folder in sys.path:
             found = re.search(
-                r"^\W*" + name + r"\b.*?[=:]\s*['\"](\d[\d.]*)['\"]", read(os.path.join(folder, *path.split("/"))), re.M
+                r"^\W*" + name + r"\b.*?[=:]\s*['\"](\d[\d.]*)['\"]", read(os.path.join(folder, path)), re.M
             )
             if found:
                 return found.group(1)

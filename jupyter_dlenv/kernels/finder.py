@@ -197,12 +197,13 @@ def _distribution(folder: str, name: str) -> Any:
     # Imported late: it costs every kernel's start some milliseconds otherwise.
     from pathlib import Path
 
+    metadata: Any
     try:
-        from importlib.metadata import PathDistribution
+        from importlib import metadata
     except ImportError:  # Python 3.7, where only the backport asks for metadata.
-        from importlib_metadata import PathDistribution  # type: ignore[import-not-found,no-redef,unused-ignore]
+        metadata = sys.modules["importlib_metadata"]
 
-    class RuntimeDistribution(PathDistribution):
+    class RuntimeDistribution(metadata.PathDistribution):  # type: ignore[misc]  # either module's
         # Python 3.8's and 3.9's class lacks what the importlib_metadata backport asks of every distribution.
         _normalized_name = name.replace("-", "_")
 

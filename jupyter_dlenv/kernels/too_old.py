@@ -5,9 +5,8 @@ beside it. Standard library and IPython only, Python 3.6 syntax.
 """
 
 import sys
+from importlib import import_module
 from typing import Any
-
-from IPython.core.error import UsageError
 
 from jupyter_dlenv.i18n import _
 
@@ -19,7 +18,8 @@ def refuse(*_arguments: Any) -> None:
         UsageError: Always; IPython shows it without a traceback.
     """
     version = "{}.{}".format(*sys.version_info[:2])
-    raise UsageError(
+    usage_error: Any = import_module("IPython.core.error").UsageError
+    raise usage_error(
         _("The magics of jupyter-dlenv need Python 3.8 or newer, and this image has {version}.").format(version=version)
     )
 

@@ -34,7 +34,7 @@ def judge(idle_s: float, *, busy: bool, timeout_s: float, warning_s: float) -> V
 
     A kernel that executes something is left alone: it may be loading data for its next step.
     """
-    if timeout_s <= 0 or busy:
+    if timeout_s <= 0 or idle_s <= 0 or busy:
         return Verdict()
     return Verdict(warn=timeout_s - warning_s <= idle_s < timeout_s, end=idle_s >= timeout_s)
 

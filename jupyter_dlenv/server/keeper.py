@@ -9,7 +9,9 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
+from jupyter_client.kernelspec import NoSuchKernel
 from jupyter_core.utils import ensure_async
+from tornado.web import HTTPError
 
 from ..errors import DLEnvError
 from ..i18n import _
@@ -61,7 +63,7 @@ class Keeper:
         arguments = {"kernel_id": record.kernel_id, "kernel_name": record.environment["name"], "cwd": record.cwd}
         try:
             await ensure_async(self._kernels.start_kernel(**arguments, **{ADOPT: True}))
-        except Exception as error:  # whatever Jupyter makes of it: one kernel must not keep the server from starting
+        except (DLEnvError, HTTPError, NoSuchKernel, OSError, RuntimeError, ValueError) as error:
             self._log.warning(
                 _("The kernel {id} was not found again: {error}").format(id=record.kernel_id, error=error)
             )
@@ -79,16 +81,20 @@ class Keeper:
         pool.register(self._owner.server_root, self.pool)
         work = ((self.note_sessions, _NOTE_S), (self.pool.fill, _FILL_S), (self._cull, _IDLE_S))
         self._tasks = [asyncio.ensure_future(self._regularly(function, seconds)) for function, seconds in work]
+        for task in self._tasks:
+            task.add_done_callback(self._ended)
 
     async def _regularly(self, function: Callable[[], Awaitable[None]], seconds: float) -> None:
         while True:
             try:
                 await function()
-            except DLEnvError as error:
-                self._log.debug("%s: %s", function.__name__, error)
-            except Exception:
-                self._log.exception("%s failed and is tried again", function.__name__)
+            except (DLEnvError, HTTPError, OSError) as error:
+                self._log.debug("%s is tried again: %s", function.__name__, error)
             await asyncio.sleep(seconds)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and task.exception() is not None:
+            self._log.error("The care of kernels has stopped", exc_info=task.exception())
 
     def provisioners(self) -> dict[str, ContainerProvisioner]:
         """Return the provisioner of each kernel of ours that runs."""

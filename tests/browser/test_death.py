@@ -19,5 +19,6 @@ def test_a_killed_kernel_is_announced_with_its_reason(page: Page, lab: LabServer
         announcement = page.get_by_role("alert").filter(has_text=f"The kernel of {name} ended")
         expect(announcement.first).to_be_visible()
         row = page.get_by_role("region", name="Kernels Section").get_by_role("listitem").filter(has_text=name)
-        expect(row).to_be_visible()
+        expect(row.locator(".jp-dlenv-State")).to_have_text("running")  # Jupyter has started it again
+        expect(announcement).to_have_count(1)
         page.goto("about:blank")

@@ -93,6 +93,7 @@ def daemon(monkeypatch: pytest.MonkeyPatch) -> Iterator[Daemon]:
     finally:
         load_engine.cache_clear()
         mine.stop()
+        subprocess.run(["umount", "--lazy", str(folder / "data")], check=False)  # it mounted its folder on itself
         shutil.rmtree(folder, ignore_errors=True)
 
 
