@@ -108,7 +108,9 @@ async def _launch(start: Start, previous: LaunchedKernel | None) -> LaunchedKern
     if previous is not None and not again:
         spec = replace(spec, attempt=spec.attempt + 1)
     connection = _prepare_folder(start, spec, identity, in_container=isinstance(engine, DockerEngine))
-    listener = previous.listener if previous else serve_kernel(start, identity)
+    if previous is not None:
+        previous.listener.close()  # the environment may have changed, and with it what its jobs run in
+    listener = serve_kernel(start, identity)
     kernel = LaunchedKernel(
         kernel_id=spec.id,
         environment=spec.environment,

@@ -40,7 +40,9 @@ class Daemon:
         options += [f"--containerd={self.folder}/c.sock", f"--pidfile={self.folder}/pid"]
         options += ["--bridge=none", "--iptables=false", "--live-restore"]
         with open(self.folder / "log", "ab") as log:
-            self.process = subprocess.Popen(["dockerd", *options], stdout=log, stderr=log)
+            # In a network of its own: a daemon without a bridge removes the host's docker0.
+            command = ["unshare", "--net", "dockerd", *options]
+            self.process = subprocess.Popen(command, stdout=log, stderr=log)
         for _ in range(300):
             if subprocess.run(self.client("version"), capture_output=True, check=False).returncode == 0:
                 return
