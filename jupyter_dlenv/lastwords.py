@@ -9,7 +9,7 @@ import mmap
 import os
 import stat
 import struct
-from typing import Any
+from typing import Any, Dict, Optional
 
 PARENT = "parent.json"
 WORDS = "last-words"
@@ -38,7 +38,7 @@ class Notebook:
         self._pid = os.getpid()
         _HEAD.pack_into(self._ring, 0, 0)
 
-    def note_parent(self, header: dict[str, Any]) -> None:
+    def note_parent(self, header: Dict[str, Any]) -> None:
         """Note the header of the request that begins to run."""
         text = json.dumps(header, default=lambda date: date.isoformat()).encode()
         os.pwrite(self._parent, text, 0)
@@ -61,7 +61,7 @@ class Notebook:
         """Do nothing: what is written is there."""
 
 
-def read_parent(folder: str) -> dict[str, Any]:
+def read_parent(folder: str) -> Dict[str, Any]:
     """Return the header that was noted last; empty when there is none, or nonsense."""
     try:
         header = json.loads(_read(os.path.join(folder, PARENT), _PARENT_LIMIT) or b"{}")
@@ -82,7 +82,7 @@ def read_words(folder: str) -> str:
     return (ring[start:] + ring[:start]).decode("utf-8", "replace").partition("\n")[2]
 
 
-def _read(path: str, limit: int) -> bytes | None:
+def _read(path: str, limit: int) -> Optional[bytes]:
     """Return the beginning of a regular file; the container may have put anything else there."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)

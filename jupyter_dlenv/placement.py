@@ -88,6 +88,7 @@ async def place(
     ours = _own_mounts(environment, info, facts, who)
     packages = PythonPackages(facts.user_site, facts.minor)
     env = container_env(image_env=info.env, user=who.user, packages=packages, environ=os.environ)
+    env.update(dict.fromkeys(facts.harmful, ""))  # an empty one is none to Python
     env.update(pip_variables(os.environ))
     if settings.share_caches:
         ours += (Mount(str(shared_cache(settings.cache_dir, who)), CACHE),)

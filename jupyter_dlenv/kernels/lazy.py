@@ -1,6 +1,6 @@
 """In the container: imports that a kernel's start can do without, put off until something asks for them.
 
-Standard library only, Python 3.8 syntax.
+Standard library only, Python 3.6 syntax.
 """
 
 import asyncio

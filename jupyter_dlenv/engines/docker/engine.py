@@ -25,13 +25,14 @@ from ..folder import RunFolder
 from .events import EventStream
 from .failures import api_failure, image_missing, unreachable
 from .pulls import PullTracker, split_reference
-from .request import LABEL_PREFIX, assert_safe, command_line, container_name, create_body, name_of, short_body
+from .request import LABEL_PREFIX, assert_safe, command_line, container_name, create_body, id_in, name_of, short_body
 from .state import ImageInfo, image_info, job_of, newest_attempts, removed_status, status_of
 
 T = TypeVar("T")
 
 _TIMEOUT_S = 60
 _POLL_S = 0.05
+_NAMES_IN_A_FILTER = 50
 _SHIM_GRACE_S = 2.0  # beyond the caller's grace: the shim's own ladder ends first
 
 
@@ -69,6 +70,8 @@ class DockerEngine(Engine):
         except DockerException as error:
             raise unreachable(error, settings.get("base_url", "")) from error
         self._api_version = client.api_version
+        # docker-py keeps up to 25 connections open for each client, one for each address that it ever asked.
+        client.headers["Connection"] = "close"
         return client
 
     def call(self, work: Callable[[APIClient], T]) -> T:
@@ -131,11 +134,16 @@ class DockerEngine(Engine):
         return str(found["Id"])
 
     async def poll(self, ids: Iterable[str]) -> dict[str, JobStatus]:
-        wanted = set(ids)
-        return {job.id: job.status for job in await self._jobs() if job.id in wanted}
+        wanted = list(ids)
+        found = await self._ask(lambda client: newest_attempts(_inspect_all(client, {}, wanted))) if wanted else []
+        return {job.id: job.status for job in found}
 
     async def _jobs(self, **labels: str) -> list[Job]:
         return await self._ask(lambda client: newest_attempts(_inspect_all(client, labels)))
+
+    async def _attempts(self, job_id: str) -> list[Job]:
+        """Return the newest attempt of a job, nothing where Docker does not know it."""
+        return await self._ask(lambda client: newest_attempts(_inspect_all(client, {}, [job_id])))
 
     async def job(self, job_id: str) -> Job:
         """Return the newest attempt of a job.
@@ -143,7 +151,7 @@ class DockerEngine(Engine):
         Raises:
             JobNotFound: Docker does not know it.
         """
-        for job in await self._jobs(id=job_id):
+        for job in await self._attempts(job_id):
             return job
         raise JobNotFound(_("Docker knows no job {id}.").format(id=job_id), hint="jupyter dlenv jobs")
 
@@ -163,7 +171,7 @@ class DockerEngine(Engine):
         await self._ask(lambda client: client.kill(job.native_id, signum))
 
     async def cancel(self, job_id: str, *, grace_s: float = 10) -> None:
-        for job in await self._jobs(id=job_id):
+        for job in await self._attempts(job_id):
             await self._stop(job, grace_s)
 
     async def _stop(self, job: Job, grace_s: float) -> None:
@@ -211,7 +219,7 @@ class DockerEngine(Engine):
 
     async def remove(self, job_id: str) -> None:
         def remove(client: APIClient) -> None:
-            for found in _containers(client, {"id": job_id}):
+            for found in _containers(client, {}, [job_id]):
                 remove_container(client, found["Id"])
 
         await self._ask(remove)
@@ -334,18 +342,19 @@ def _run_short(client: APIClient, body: Mapping[str, Any], timeout_s: int) -> tu
         remove_container(client, container)
 
 
-def _containers(client: APIClient, wanted: Mapping[str, str]) -> list[Mapping[str, Any]]:
-    """Return our containers with these labels; an id is looked for in names."""
-    labels = [f"{LABEL_PREFIX}{key}={value}" for key, value in wanted.items() if key != "id"]
-    filters: dict[str, Any] = {"label": [f"{LABEL_PREFIX}schema", *labels]}
-    if "id" in wanted:
-        filters["name"] = [f"^/?{name_of(wanted['id'], 0)[:-1]}\\d+$"]
-    return list(client.containers(all=True, filters=filters))
+def _containers(client: APIClient, labels: Mapping[str, str], ids: Sequence[str] = ()) -> list[Mapping[str, Any]]:
+    """Return our containers with these labels and, if any are given, of these ids; ids are looked for in names."""
+    wanted = [f"{LABEL_PREFIX}schema", *(f"{LABEL_PREFIX}{key}={value}" for key, value in labels.items())]
+    filters: dict[str, Any] = {"label": wanted}
+    if 0 < len(ids) <= _NAMES_IN_A_FILTER:
+        filters["name"] = [f"^/?{name_of(each, 0)[:-1]}\\d+$" for each in ids]
+    found = client.containers(all=True, filters=filters)
+    return [item for item in found if not ids or id_in(item["Names"][0]) in ids]
 
 
-def _inspect_all(client: APIClient, labels: Mapping[str, str]) -> list[Mapping[str, Any]]:
+def _inspect_all(client: APIClient, labels: Mapping[str, str], ids: Sequence[str] = ()) -> list[Mapping[str, Any]]:
     found = []
-    for container in _containers(client, labels):
+    for container in _containers(client, labels, ids):
         try:
             found.append(client.inspect_container(container["Id"]))
         except ApiNotFound:
