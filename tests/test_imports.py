@@ -27,10 +27,12 @@ ALONE = (
     "kernels/boot.py",
     "kernels/compile.py",
     "kernels/finder.py",
+    "kernels/lazy.py",
+    "lastwords.py",
 )
-"""Each is one file that an interpreter inside a container is given."""
+"""Each is one file that an interpreter inside a container is given, or can be."""
 
-IN_CONTAINERS = ("__init__.py", *LEAVES, "kernels/boot.py", "kernels/compile.py", "kernels/finder.py")
+IN_CONTAINERS = ("__init__.py", *LEAVES, *(name for name in ALONE if name.startswith(("kernels/", "lastwords"))))
 HOST_ONLY = "notebook/embedded.py"
 IO = frozenset(
     """asyncio ctypes docker fcntl glob http io multiprocessing os pynvml requests select shutil socket socketserver
@@ -202,13 +204,13 @@ def test_engines_know_neither_each_other_nor_jupyter() -> None:
 @pytest.mark.parametrize(
     ("library", "homes"),
     [
-        ("docker", {f"engines/docker/{name}.py" for name in ("engine", "failures", "images", "terminal")}),
+        ("docker", {f"engines/docker/{name}.py" for name in ("engine", "events", "failures", "images", "terminal")}),
         ("requests", {"engines/docker/images.py"}),
         ("pynvml", {"gpus/inventory.py"}),
         ("ipywidgets", {"notebook/widgets.py"}),
         ("IPython", {"notebook/magics.py", "notebook/widgets.py"}),
         ("jupyter_server", {"server/app.py", "server/handlers.py"}),
-        ("tornado", {"server/handlers.py", "server/sockets.py", "kernels/provisioner.py"}),
+        ("tornado", {"server/handlers.py", "server/keeper.py", "server/sockets.py", "kernels/provisioner.py"}),
     ],
 )
 def test_a_library_has_its_place(library: str, homes: set[str]) -> None:
@@ -227,7 +229,8 @@ def notebook_side() -> list[str]:
 
 def test_the_notebook_s_side_needs_ipython_only() -> None:
     found = [each for module in notebook_side() for each in imports(module) if each.at_top]
-    ours = ("jupyter_dlenv.notebook.", *(f"jupyter_dlenv.{name.removesuffix('.py')}." for name in LEAVES))
+    carried = (*LEAVES, "lastwords.py")
+    ours = ("jupyter_dlenv.notebook.", *(f"jupyter_dlenv.{name.removesuffix('.py')}." for name in carried))
     foreign = [each for each in found if each.top not in STDLIB and not each.name.startswith(ours)]
     widgets = {"notebook/widgets.py": {"IPython", "ipywidgets"}}
     assert where([each for each in foreign if each.top not in widgets.get(each.module, {"IPython"})]) == []
@@ -279,8 +282,16 @@ def test_what_kernels_import_is_python_3_8(module: str) -> None:
     assert newer_annotations(module) == []
 
 
-def test_the_shim_is_python_3_6() -> None:
-    parses("engines/shim.py", (3, 6))
+@pytest.mark.parametrize(
+    "module",
+    [
+        "engines/shim.py",
+        "i18n.py",
+        *(f"kernels/{name}.py" for name in ("boot", "compile", "finder", "lazy", "too_old")),
+    ],
+)
+def test_what_older_images_run_is_python_3_6(module: str) -> None:
+    parses(module, (3, 6))
 
 
 def newer_annotations(module: str) -> list[str]:

@@ -104,7 +104,7 @@ class KernelFolder:
     def write_connection(self, connection: Mapping[str, Any], prefix: str, owner: Identity | None) -> None:
         """Write the kernel's own connection file; inside a container the sockets lie at another prefix."""
         text = json.dumps({**connection, "key": connection["key"].decode(), "ip": prefix})
-        write_text(self.path / "connection.json", text, owner=_numbers(owner))
+        write_text(self.path / "connection.json", text, owner=_numbers(owner), durable=False)
 
     def bound(self) -> bool:
         """True once the kernel listens on every channel."""

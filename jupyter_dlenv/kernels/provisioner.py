@@ -50,6 +50,8 @@ class ContainerProvisioner(KernelProvisionerBase):
     _notebook = ""
     _looked_at = 0.0
     _alone = True
+    _closed = False
+    _launching: asyncio.Future[LaunchedKernel] | None = None
 
     @property
     def _manager(self) -> KernelManager:
@@ -70,6 +72,7 @@ class ContainerProvisioner(KernelProvisionerBase):
         """Called by the kernel manager before each start; nothing of the server's environment is handed on."""
         require_id(self.kernel_id)
         _refuse_pickle(self._manager)
+        self._closed = False
         self._adopting = bool(kwargs.pop(ADOPT, False)) and self._kernel is None
         self._notebook = str((kwargs.get("env") or {}).get(NOTEBOOK, ""))
         kwargs["cmd"] = []
@@ -80,9 +83,16 @@ class ContainerProvisioner(KernelProvisionerBase):
         owner = owner_of(self._manager)
         self._alone = not owner.is_server
         try:
-            self._kernel = await self._launch(owner, str(kwargs.get("cwd") or ""))
+            self._launching = asyncio.ensure_future(self._launch(owner, str(kwargs.get("cwd") or "")))
+            self._kernel = await self._launching
         except DLEnvError as error:
             raise (_http_error(error) if owner.is_server else error) from error
+        except asyncio.CancelledError:
+            if self._closed:
+                raise RuntimeError(_("The kernel was shut down while it started.")) from None
+            raise
+        finally:
+            self._launching = None
         self._watch = DeathWatch(self._kernel, self._asked_for, self.log)
         self._watch.start()
         self.connection_info = cast(KernelConnectionInfo, self._kernel.connection)
@@ -158,7 +168,13 @@ class ContainerProvisioner(KernelProvisionerBase):
         """Called after the end; a restart goes on from what is there, anything else leaves nothing."""
         if self._watch is not None:
             self._watch.stop()
-        if self._kernel is not None and not restart:
+        if restart:
+            return
+        self._closed = True
+        if self._launching is not None:  # a restart that goes on while somebody shuts the kernel down
+            self._launching.cancel()
+            await asyncio.wait([self._launching])
+        if self._kernel is not None:
             await self._kernel.clean()
             self._kernel = self._watch = None
 

@@ -52,7 +52,7 @@ def write(record: KernelRecord) -> None:
     """Write or replace a kernel's record, readable by its owner alone."""
     path = _path(record.folder_id)
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    write_text(path, json.dumps(asdict(record), ensure_ascii=False))
+    write_text(path, json.dumps(asdict(record), ensure_ascii=False), durable=False)
 
 
 def read(folder_id: str) -> KernelRecord | None:
