@@ -29,8 +29,8 @@ class Report:
     Attributes:
         environment, image: Names, for a kernel that its engine does not know yet or any more.
         message: One sentence for a person: how far a pull is, a warning, why the kernel ended.
-        last_lines: What it wrote last before it ended.
-        changed_at, ended_at: Seconds since the epoch; a kernel that ended and was started again keeps the latter.
+        why, last_lines: Why it ended last, and what it wrote before; kept when it is started again.
+        changed_at, ended_at: Seconds since the epoch; the latter is kept, too.
     """
 
     kernel_id: str
@@ -39,6 +39,7 @@ class Report:
     engine: str = ""
     phase: Phase = Phase.QUEUED
     message: str = ""
+    why: str = ""
     last_lines: str = ""
     changed_at: float = 0.0
     ended_at: float | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -75,7 +76,8 @@ async def launch(
         if previous is None:
             BOARD.forget(wish.kernel_id)
         else:
-            start.report(Phase.ENDED, str(error))
+            start.report(Phase.ENDED)
+            BOARD.update(wish.kernel_id, why=str(error), ended_at=time.time())
         raise
     start.report(Phase.READY)
     clean_at_exit(kernel.kernel_id, kernel.ended, kernel.clean)

@@ -56,7 +56,7 @@ def _joined(row: dict[str, Any] | None, report: Report) -> dict[str, Any]:
     }
     said = {
         "state": report.phase.value,
-        "message": report.message,
+        "message": report.message or report.why,
         "last_lines": report.last_lines,
         "ended_at": report.ended_at,
     }

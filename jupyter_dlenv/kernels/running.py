@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +20,7 @@ from .records import forget
 from .sweep import cleaned
 
 _LAST_LINES = 30
+_CONTROL = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f]")
 _OURS = 'File "/dlenv/runtime/'
 
 
@@ -56,17 +59,19 @@ class LaunchedKernel:
 
     async def signal(self, signum: int) -> None:
         """Deliver a signal; a kernel that has just ended needs none."""
-        try:
-            await self.engine.signal(self.kernel_id, signum)
-        except JobNotFound:
+        if isinstance(self.engine, DockerEngine):
+            await self.engine.kill(self.native_id, signum)
             return
+        with contextlib.suppress(JobNotFound):
+            await self.engine.signal(self.kernel_id, signum)
 
     async def last_lines(self) -> str:
         """Return what the kernel wrote last: in its cells, then beside them (a native library's last cry)."""
         name = self.native_id if isinstance(self.engine, DockerEngine) else self.kernel_id
         words = await asyncio.to_thread(read_words, str(self.folder.path))
         lines = words.splitlines() + (await self.engine.console(name, 2 * _LAST_LINES)).splitlines()
-        told = [line for line in lines if not line.lstrip().startswith(_OURS)]  # a crash's frames below the cell
+        plain = [_CONTROL.sub("", line) for line in lines]
+        told = [line for line in plain if not line.lstrip().startswith(_OURS)]  # a crash's frames below the cell
         return "\n".join(told[-_LAST_LINES:]).strip()
 
     async def remove_replica(self) -> None:

@@ -36,7 +36,8 @@ async def sweep() -> list[str]:
         record = records.read(folder.id)
         kernel_id = record.kernel_id if record else folder.id
         with contextlib.suppress(DLEnvError):
-            if await _forget(kernel_id):
+            # Both: one that was being claimed from a pool may have the new name or still the old one.
+            if await _forget(kernel_id) and await _forget(folder.id):
                 await asyncio.to_thread(folder.remove)
                 records.forget(folder.id)
                 gone.append(kernel_id)
@@ -74,7 +75,8 @@ async def remove_ownerless(record: KernelRecord) -> None:
     try:
         for name in ("docker", "process"):
             with contextlib.suppress(EngineUnavailable):
-                await load_engine(name).remove(record.kernel_id)
+                for kernel_id in {record.kernel_id, record.folder_id}:
+                    await load_engine(name).remove(kernel_id)
     except DLEnvError:
         folder.release()
         raise

@@ -18,12 +18,12 @@ from ..i18n import _
 from ..spec import JobState, JobStatus
 from .board import BOARD, Phase
 from .death import Circumstances, Death, explain_death
+from .folder import CHANNELS
 from .notice import publish
 from .running import LaunchedKernel
 
 _LOOK_S = 0.25
 _FIRST_LOOK_S = 1.0
-_HEARTBEAT = 5
 _LOST = JobStatus(JobState.LOST)
 
 
@@ -107,7 +107,7 @@ class DeathWatch:
     def _listens(self) -> bool:
         with socket.socket(socket.AF_UNIX) as probe:
             try:
-                probe.connect(f"{self.kernel.folder.prefix}-{_HEARTBEAT}")
+                probe.connect(f"{self.kernel.folder.prefix}-{CHANNELS.index('hb') + 1}")
             except BlockingIOError:
                 return True
             except OSError:
@@ -156,7 +156,8 @@ class DeathWatch:
         BOARD.update(
             self.kernel.kernel_id,
             phase=Phase.ENDED,
-            message=death.message,
+            message="",
+            why=death.message,
             last_lines=death.last_lines,
             ended_at=death.at or time.time(),
         )

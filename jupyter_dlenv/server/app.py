@@ -27,7 +27,8 @@ _WORDS = {Phase.READY: "ready", Phase.ENDED: "ended"}
 def event_data(report: Report) -> dict[str, str]:
     """Return a report as the data of an event."""
     about = {"kernel_id": report.kernel_id, "environment": report.environment, "image": report.image}
-    said = {"message": report.message, "last_lines": report.last_lines}
+    ended = report.phase is Phase.ENDED
+    said = {"message": report.why if ended else report.message, "last_lines": report.last_lines if ended else ""}
     return {**about, **said, "state": _WORDS.get(report.phase, report.phase.value.lower())}
 
 

@@ -121,7 +121,7 @@ class Keeper:
             self._log.warning(_("Kernel {id}: {message}").format(id=kernel_id, message=reason))
             await ensure_async(self._kernels.shutdown_kernel(kernel_id))
             about = {"environment": known.environment, "image": known.image, "engine": known.engine} if known else {}
-            BOARD.update(kernel_id, phase=Phase.ENDED, message=reason, ended_at=time.time(), **about)
+            BOARD.update(kernel_id, phase=Phase.ENDED, why=reason, ended_at=time.time(), **about)
 
     async def stop(self) -> None:
         """End the regular work, the pool, and the ownership of the kernels that are to live on."""

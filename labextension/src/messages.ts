@@ -40,8 +40,10 @@ export function deathText(kernel: IKernel, trans: TranslationBundle): string {
   if (!hasEnded(kernel.state)) {
     return trans.__('The kernel of %1 ended and was started again.', kernel.environment);
   }
-  const why = kernel.message || stateText(kernel.state, trans);
-  return trans.__('The kernel of %1 ended: %2', kernel.environment, why);
+  return (
+    kernel.message ||
+    trans.__('The kernel of %1 ended: %2', kernel.environment, stateText(kernel.state, trans))
+  );
 }
 
 /** Return lines that a terminal was meant for as text alone. */

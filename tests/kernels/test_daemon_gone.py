@@ -115,7 +115,7 @@ async def test_a_kernel_outlives_its_daemon_and_its_death_is_still_told(daemon: 
 
         def message() -> str:
             report = BOARD.get(kernel)
-            return report.message if report else ""
+            return report.message or report.why if report else ""
 
         with daemon.killed():
             await eventually(lambda: "Docker does not answer" in message())

@@ -57,7 +57,7 @@ def test_rows_join_engine_and_board() -> None:
     ]
     reports = [
         Report("a", phase=Phase.READY, message="Its GPUs are idle.", environment="torch"),
-        Report("b", phase=Phase.ENDED, message="Died.", last_lines="x", ended_at=5.0, environment="torch"),
+        Report("b", phase=Phase.ENDED, why="Died.", last_lines="x", ended_at=5.0, environment="torch"),
         Report("c", phase=Phase.PULLING, message="10 %", environment="torch", image="t:1"),
     ]
     rows = {row["id"]: row for row in kernel_rows(jobs, reports)}

@@ -166,9 +166,8 @@ class DockerEngine(Engine):
 
     async def signal(self, job_id: str, signum: int) -> None:
         job = await self.job(job_id)
-        if job.status.state.ended:
+        if job.status.state.ended or not await self.kill(job.native_id, signum):
             raise JobNotFound(_("Job {id} has ended.").format(id=job_id))
-        await self._ask(lambda client: client.kill(job.native_id, signum))
 
     async def cancel(self, job_id: str, *, grace_s: float = 10) -> None:
         for job in await self._attempts(job_id):
@@ -181,20 +180,24 @@ class DockerEngine(Engine):
             await self._ask(lambda client: remove_container(client, job.native_id))
             return
         if grace_s > 0 and job.status.state is JobState.RUNNING:
-            await self._kill(job.native_id, signal.SIGINT)
+            await self.kill(job.native_id, signal.SIGINT)
             await self.wait(job.native_id, grace_s + _SHIM_GRACE_S)
-        await self._kill(job.native_id, signal.SIGKILL)
+        await self.kill(job.native_id, signal.SIGKILL)
         await self.wait(job.native_id, _TIMEOUT_S)
 
-    async def _kill(self, container: str, signum: int) -> None:
-        def kill(client: APIClient) -> None:
+    async def kill(self, container: str, signum: int) -> bool:
+        """Deliver a signal to a container's first process; False when it is gone or does not run any more."""
+
+        def kill(client: APIClient) -> bool:
             try:
                 client.kill(container, signum)
             except APIError as error:
-                if error.status_code not in (404, 409):  # gone, or not running: what was wanted
+                if error.status_code not in (404, 409):
                     raise
+                return False
+            return True
 
-        await self._ask(kill)
+        return await self._ask(kill)
 
     async def status(self, container: str) -> JobStatus:
         """Return the status of one container; one that is gone was removed from outside."""

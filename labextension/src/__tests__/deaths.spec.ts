@@ -67,7 +67,7 @@ describe('what is remembered', () => {
 
 describe('deathText', () => {
   it('says why', () => {
-    expect(deathText(kernel(), trans)).toBe('The kernel of torch ended: Out of memory.');
+    expect(deathText(kernel(), trans)).toBe('Out of memory.');
     expect(deathText(kernel({ message: '', state: 'LOST' }), trans)).toBe(
       'The kernel of torch ended: lost'
     );
