@@ -15,7 +15,7 @@ from .server import running_server
 from .world import ENVIRONMENT, World
 
 CYCLES = 200
-_WARM_UP = 5
+_WARM_UP = 15  # by then the pools of threads have their size
 
 
 def measure(world: World, repeat: int | None) -> list[Figure]:
