@@ -120,7 +120,9 @@ class ServerProcess:
         request = HTTPRequest(address, headers={"Authorization": f"token {self.token}"})
         channel = await websocket_connect(request)
         session = Session(key=b"unused")
-        message = session.msg("execute_request", {"code": code, "silent": False, "store_history": False})
+        message = session.msg(
+            "execute_request", {"code": code, "silent": False, "store_history": False, "allow_stdin": True}
+        )
         await channel.write_message(json.dumps({**message, "channel": "shell"}, default=str))
         if after is not None:
             await asyncio.sleep(1)

@@ -312,17 +312,18 @@ async def follow(folder: RunFolder, cursor: str, ended: Callable[[], Awaitable[b
             yield LogChunk(data, cursor, lines)
         if end is not None and (waited or folder.offset(cursor) >= end):
             return
-        if cursor != before:
-            delay_s = _POLL_S[0]
-            await asyncio.sleep(0)
-            continue
-        if end is not None:
-            waited = True
-        elif folder.result() is not None or time.monotonic() - asked_at > _ASK_S:
+        # Asked while there is more to read, too: a log may grow faster than anybody reads it.
+        due = time.monotonic() - asked_at > _ASK_S or (cursor == before and folder.result() is not None)
+        if end is None and due:
             asked_at = time.monotonic()
             if await ended():
                 end = folder.log_size()
                 continue
+        if cursor != before:
+            delay_s = _POLL_S[0]
+            await asyncio.sleep(0)
+            continue
+        waited = end is not None
         await asyncio.sleep(delay_s)
         delay_s = min(delay_s * 1.5, _POLL_S[1])
 

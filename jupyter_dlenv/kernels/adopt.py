@@ -69,8 +69,7 @@ async def adopt(record: KernelRecord, owner: Owner) -> LaunchedKernel:
         gpu_uuids=tuple(filter(None, job.labels.get("lease", "").split(","))),
         memory_limit=environment.resources().memory_bytes,
     )
-    about = {"environment": environment.name, "image": environment.image, "engine": environment.engine}
-    BOARD.update(record.kernel_id, phase=Phase.READY, **about)
+    BOARD.update(record.kernel_id, phase=Phase.READY, **environment.report())
     clean_at_exit(kernel.kernel_id, kernel.ended, kernel.clean)
     return kernel
 

@@ -97,6 +97,10 @@ class Environment:
         """Return the environment's own mounts."""
         return tuple(map(parse_mount, self.mounts))
 
+    def report(self) -> dict[str, str]:
+        """Return what a kernel's report on the board says of its environment."""
+        return {"environment": self.name, "image": self.image, "engine": self.engine}
+
     def title(self) -> str:
         """Return what launchers show."""
         if self.display_name:

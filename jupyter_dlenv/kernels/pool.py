@@ -152,8 +152,7 @@ class KernelPool:
         listener = serve_for(waiting.folder, self._owner, wish.kernel_id, environment, str(self._root), who)
         kernel = replace(waiting, kernel_id=wish.kernel_id, listener=listener)
         clean_at_exit(kernel.kernel_id, kernel.ended, kernel.clean)
-        about = {"environment": environment.name, "image": environment.image, "engine": environment.engine}
-        BOARD.update(kernel.kernel_id, phase=Phase.READY, **about)
+        BOARD.update(kernel.kernel_id, phase=Phase.READY, **environment.report())
         return kernel
 
     async def close(self) -> None:

@@ -74,9 +74,7 @@ class Start:
         """Put on the board where this start is."""
         if self.pooled:
             return
-        environment = self.environment
-        about = {"environment": environment.name, "image": environment.image, "engine": environment.engine}
-        BOARD.update(self.kernel_id, phase=phase, message=message, **about)
+        BOARD.update(self.kernel_id, phase=phase, message=message, **self.environment.report())
 
     def say(self, text: str) -> None:
         """Show a step that takes its time."""

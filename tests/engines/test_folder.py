@@ -515,10 +515,12 @@ async def test_a_moving_progress_bar_is_told_without_new_bytes(folder: RunFolder
 async def test_a_log_that_never_stops_growing_can_be_read_once(folder: RunFolder) -> None:
     code = "import sys\nwhile True: sys.stdout.write('line\\n' * 1000)"
     with open(folder.path / "log", "wb") as log, subprocess.Popen([sys.executable, "-c", code], stdout=log) as writer:
-        while folder.log_size() < 1 << 20:
-            await asyncio.sleep(0.01)
-        got = await chunks(folder)
-        writer.kill()
+        try:
+            while folder.log_size() < 1 << 20:
+                await asyncio.sleep(0.01)
+            got = await asyncio.wait_for(chunks(folder), 60)
+        finally:
+            writer.kill()
     assert sum(len(chunk.data) for chunk in got) >= 1 << 20
 
 

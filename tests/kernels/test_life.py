@@ -234,7 +234,7 @@ def test_interrupts_are_prompt(start: Callable[..., ServerProcess]) -> None:
     server = start()
     kernel = open_notebook(server)["kernel"]["id"]
     c_loop = "import re; re.match(r'(a+)+$', 'a' * 60 + 'b')"
-    for code in ("import time\ntime.sleep(600)", c_loop, "while True: pass"):
+    for code in ("import time\ntime.sleep(600)", c_loop, "while True: pass", "input('name? ')"):
         text = asyncio.run(server.converse(kernel, code, after=lambda: interrupt(server, kernel)))
         assert "KeyboardInterrupt" in text
     assert run(server, kernel, "print(1)") == "1\n"
@@ -296,6 +296,18 @@ def test_a_pooled_kernel_is_claimed(start: Callable[..., ServerProcess], image: 
     eventually(lambda: pool_of(server).get("ready") == 2)
     server.stop()
     assert waiting_containers() - before == set()
+
+
+def test_what_waited_in_a_killed_server_s_pool_is_removed(start: Callable[..., ServerProcess], image: str) -> None:
+    before = waiting_containers()
+    environment(NAME, image=image, pool=1)
+    first = start()
+    eventually(lambda: pool_of(first).get("ready") == 1)
+    left = waiting_containers() - before
+    kill(first)
+    environment(NAME, image=image, pool=0)
+    start()
+    assert not left & waiting_containers()
 
 
 async def states_of(server: ServerProcess, work: Callable[[], Any]) -> list[str]:
