@@ -298,9 +298,8 @@ async def follow(folder: RunFolder, cursor: str, ended: Callable[[], Awaitable[b
         InvalidRequest: The cursor is none of this folder's.
     """
     shown: dict[str, str] = {}
-    delay_s, asked_at, told_at, beat_s = _POLL_S[0], -math.inf, time.monotonic(), _BEAT_S
+    delay_s, asked_at, told_at, beat_s, waited = _POLL_S[0], -math.inf, time.monotonic(), _BEAT_S, False
     end: int | None = None
-    waited = False
     while True:
         before = cursor
         # An unfinished line at the end may be one that is just being written: it is looked at twice.
