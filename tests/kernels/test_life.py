@@ -22,6 +22,7 @@ from tornado.websocket import websocket_connect
 pytestmark = [pytest.mark.docker, pytest.mark.server]
 
 NAME = "alive"
+ASK_JOBS = "from jupyter_dlenv.notebook.client import find_client\nprint(*find_client().call('GET', '/jobs'))"
 
 
 @pytest.fixture
@@ -53,9 +54,9 @@ def start(notebook_dir: Path, tmp_path: Path, image: str) -> Iterator[Callable[.
             server.stop()
 
 
-def open_notebook(server: ServerProcess, path: str = "book.ipynb") -> dict[str, Any]:
+def open_notebook(server: ServerProcess, path: str = "book.ipynb", name: str = NAME) -> dict[str, Any]:
     """Start a session as JupyterLab does."""
-    body = {"path": path, "name": path.rpartition("/")[2], "type": "notebook", "kernel": {"name": NAME}}
+    body = {"path": path, "name": path.rpartition("/")[2], "type": "notebook", "kernel": {"name": name}}
     reply = server.call("POST", "/api/sessions", body)
     assert reply.status == 201, reply.body
     found: dict[str, Any] = reply.json()
@@ -109,7 +110,7 @@ def test_a_killed_server_s_kernel_is_found_again_with_its_notebook(start: Callab
     assert run(second, kernel, "print(x + 1)") == "42\n"
     assert container_of(kernel) == container
     assert row(second, kernel)["state"] == "RUNNING"
-    assert run(second, kernel, "%dljobs") == ""  # its job service is there again
+    assert run(second, kernel, ASK_JOBS) == "jobs\n"  # its job service is there again
     second.call("POST", f"/api/kernels/{kernel}/restart")
     assert "NameError" in run(second, kernel, "x")
     second.call("DELETE", f"/api/kernels/{kernel}")
@@ -215,9 +216,10 @@ def test_a_kernel_can_be_shut_down_at_any_moment_after_its_death(start: Callable
         assert row(server, kernel) == {}
 
 
-def test_a_kernel_that_always_dies_is_given_up(start: Callable[..., ServerProcess], notebook_dir: Path) -> None:
+def test_a_kernel_that_always_dies_is_given_up(start: Callable[..., ServerProcess], image: str) -> None:
+    environment("doomed", image=image)  # its home keeps what kills its kernels
     server = start()
-    kernel = open_notebook(server)["kernel"]["id"]
+    kernel = open_notebook(server, name="doomed")["kernel"]["id"]
     code = (
         "import os, pathlib\n"
         "folder = pathlib.Path(os.path.expanduser('~/.ipython/profile_default/startup'))\n"
@@ -285,7 +287,7 @@ def test_a_pooled_kernel_is_claimed(start: Callable[..., ServerProcess], image: 
         str(notebook_dir / "sub"),
         str(notebook_dir / "sub" / "book.ipynb"),
     ]
-    assert run(server, kernel, "%dljobs") == ""
+    assert run(server, kernel, ASK_JOBS) == "jobs\n"
     assert row(server, kernel)["state"] == "RUNNING"
     eventually(lambda: pool_of(server).get("ready") == 1)
     server.call("POST", f"/api/kernels/{kernel}/restart")
