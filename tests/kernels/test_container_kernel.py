@@ -271,7 +271,8 @@ async def test_two_kernels_do_not_meet(bare: str, notebook_dir: Path, write: Cal
         folders = {str(kernel_dir(book.manager.kernel_id)) for book in books}
         assert len(folders) == 2
         seen = (await one.run("!ls /dlenv/run")).text.split()
-        assert sorted(seen) == sorted(["api.sock", "connection.json", "k-1", "k-2", "k-3", "k-4", "k-5", "owner.lock"])
+        sockets = ["api.sock", *(f"k-{number}" for number in range(1, 6))]
+        assert sorted(seen) == sorted([*sockets, "connection.json", "last-words", "owner.lock", "parent.json"])
 
 
 def test_start_failed_is_a_kind_of_engine_error() -> None:

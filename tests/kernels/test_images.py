@@ -253,9 +253,9 @@ async def test_python_2_is_refused_for_kernels(notebook_dir: Path) -> None:
 async def test_an_image_without_python_names_what_helps(text: str, notebook_dir: Path) -> None:
     if text == "musl":
         text = f"FROM {musl_image()}\nRUN rm -f /opt/python/bin/python3 /bin/sh /bin/busybox\n"
-    environment("none", image=image_from(text, "no-python"))
+    environment("without-python", image=image_from(text, "no-python"))
     with pytest.raises(UnusableImage, match="has no Python") as refusal:
-        async with notebook("none", notebook_dir):
+        async with notebook("without-python", notebook_dir):
             pass
     assert "%%dlbuild" in str(refusal.value)
 
