@@ -35,15 +35,27 @@ def test_a_run_prints_plain_lines_and_ends_as_the_script(notebook_dir: Path, wri
     assert bad.stderr.splitlines()[0] == "Job a.py FAILED: Ended with exit code 5."
 
 
+def hear_interrupts() -> None:
+    """Undo what a shell does to what it starts in the background."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_interrupt_stops_the_job(notebook_dir: Path, write: Write) -> None:
     write("a.py", "import time\nprint('up', flush=True)\ntime.sleep(600)\n")
     with subprocess.Popen(
-        [*COMMAND, "run", "a.py", "--name", "stopped-one"], cwd=notebook_dir, stdout=subprocess.PIPE, text=True
+        [*COMMAND, "run", "a.py", "--name", "stopped-one"],
+        cwd=notebook_dir,
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=hear_interrupts,
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "up\n"
         process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 130
+        try:
+            assert process.wait(60) == 130
+        finally:
+            process.kill()
     jobs = json.loads(run("jobs", "--json").stdout)
     assert [job["state"] for job in jobs if job["name"] == "stopped-one"] == ["CANCELLED"]
 
