@@ -243,6 +243,10 @@ async def test_a_container_removed_from_outside_is_a_dead_kernel(bare: str, note
         book.manager.stop_restarter() if hasattr(book.manager, "stop_restarter") else None
         (container,) = containers(book.manager.kernel_id)
         docker_images.engine().remove_container(container, force=True)
+        for _ in range(100):  # an end counts once it is explained
+            if not await book.manager.is_alive():
+                break
+            await asyncio.sleep(0.05)
         assert not await book.manager.is_alive()
 
 
