@@ -38,6 +38,7 @@ from .workspace import (
     check_mounts,
     container_env,
     hidden_paths,
+    inside,
     masks,
     own_folders,
 )
@@ -62,6 +63,11 @@ class Placement:
     mask_dirs: tuple[str, ...]
     mask_files: tuple[str, ...]
     env: Mapping[str, str]
+
+    def workdir(self, here: Path, root: Path) -> str:
+        """Return the working folder: the one here where a mount shows it, else the notebook folder."""
+        seen = any(inside(str(here), mount.target) for mount in self.user_mounts)
+        return str(here if seen else root)
 
 
 async def place(

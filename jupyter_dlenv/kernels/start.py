@@ -19,7 +19,7 @@ from ..images.pull import pull_with_progress
 from ..paths import API_SOCKET, data_dir
 from ..placement import Placement, place
 from ..spec import CONTAINER_ROOT, Identity, JobSpec, Mount, Role
-from ..workspace import inside, leaving_links, link_hint
+from ..workspace import leaving_links, link_hint
 from .board import BOARD, Phase
 from .environments import Environment
 from .folder import KernelFolder
@@ -146,7 +146,7 @@ class Start:
             id=self.kernel_id,
             role=Role.KERNEL,
             argv=tuple(kernel_argv(placed.facts)),
-            workdir=_workdir(self.here, self.root, placed.user_mounts),
+            workdir=placed.workdir(self.here, self.root),
             run_dir=str(folder),
             owner=self.owner.settings.owner,
             name=environment.name,
@@ -175,11 +175,6 @@ class Start:
             "DLENV_OWNER_GRACE": f"{self.owner.grace_s:g}",
             **({NOTEBOOK: self.notebook} if self.notebook else {}),
         }
-
-
-def _workdir(here: Path, root: Path, mounts: Sequence[Mount]) -> str:
-    seen = any(inside(str(here), mount.target) for mount in mounts)
-    return str(here) if seen else str(root)
 
 
 def _warn_of_links(root: Path, here: Path, mounts: Sequence[Mount], log: logging.Logger) -> None:

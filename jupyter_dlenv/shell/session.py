@@ -18,10 +18,10 @@ from ..gpus.leases import lease
 from ..i18n import _
 from ..images.pull import pull_with_progress
 from ..kernels.environments import Environment, EnvironmentManager
-from ..placement import Placement, place
+from ..placement import place
 from ..settings import DLEnv
 from ..spec import GpuRequest, JobSpec, Role, new_id
-from ..workspace import find_root, inside
+from ..workspace import find_root
 from .relay import ended_by_signals, relay
 from .targets import Kind, Target, choose, may_be_image_id, running
 
@@ -170,7 +170,7 @@ async def _spec(
         id=new_id(),
         role=Role.SHELL,
         argv=HOLD,
-        workdir=_workdir(here, root, placed),
+        workdir=placed.workdir(here, root),
         run_dir="",
         owner=settings.owner,
         name=name or made.image,
@@ -198,8 +198,3 @@ async def _require_image(engine: DockerEngine, ref: str, settings: DLEnv) -> Non
         if settings.pull == "never":
             raise
         await pull_with_progress(engine, ref, _say)
-
-
-def _workdir(here: Path, root: Path, placed: Placement) -> str:
-    seen = any(inside(str(here), mount.target) for mount in placed.user_mounts)
-    return str(here if seen else root)

@@ -316,7 +316,7 @@ class DockerEngine(Engine):
     @cached_property
     def events(self) -> EventStream:
         """What happens to our containers."""
-        return EventStream(lambda: self._connect())
+        return EventStream(self._connect)
 
     @cached_property
     def security_options(self) -> tuple[str, ...]:
