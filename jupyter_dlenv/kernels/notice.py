@@ -15,8 +15,9 @@ from jupyter_client.session import Session
 
 from ..lastwords import read_parent
 
-_FIRST_S = 0.6
+_FIRST_S = 1.5
 _OTHERS_S = 0.2
+_READ_S = 0.1
 _IOPUB = 2
 _ERROR_NAME = "KernelDied"
 
@@ -41,6 +42,7 @@ async def publish(folder: Path, prefix: str, key: bytes, message: str, last_line
         content = {"ename": _ERROR_NAME, "evalue": message, "traceback": lines}
         parts = session.serialize(session.msg("error", content, parent=parent), ident=b"error")
         await socket.send_multipart(parts)
+        await asyncio.sleep(_READ_S)  # a client that hears of the end first stops to read
         return True
     except (zmq.ZMQError, OSError):
         return False  # its folder is gone: there is nobody to tell

@@ -18,7 +18,8 @@ from jupyter_dlenv.paths import kernels_dir
 
 pytestmark = [pytest.mark.docker]
 
-DYING = "import os\nprint('last words', flush=True)\nos.kill(os.getpid(), 9)"
+# ZeroMQ sends from a thread of its own, which SIGKILL takes along: give it the time that a real death leaves.
+DYING = "import os, time\nprint('last words', flush=True)\ntime.sleep(0.5)\nos.kill(os.getpid(), 9)"
 
 
 @pytest.fixture
