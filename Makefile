@@ -28,6 +28,7 @@ test: ## set up all that the tests need and run every check
 
 test-unit: ## run the tests that need neither Docker, nor a server, nor a browser
 	@scripts/setup-venv test
+	@scripts/apt-install gcc libc6-dev
 	@$(BIN)/python -m pytest -m 'not docker and not server and not browser and not gpu and not slow'
 
 lint: ## check style and types
@@ -38,6 +39,7 @@ lint: ## check style and types
 bench: ## measure, print, and write benchmarks/results/*.json
 	@scripts/setup-venv test
 	@scripts/ensure-docker
+	@scripts/apt-install gcc libc6-dev
 	@scripts/in-docker-group $(BIN)/jupyter-dlenv images bootstrap --install
 	@scripts/in-docker-group $(BIN)/python -m benchmarks
 

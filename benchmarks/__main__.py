@@ -14,7 +14,9 @@ from jupyter_dlenv.errors import DLEnvError
 from . import (
     blocked_loop,
     first_line,
+    gpu_queue,
     idle_kernels,
+    inventory,
     kernel_start,
     leaks,
     log_stream,
@@ -39,6 +41,8 @@ MEASURES: Mapping[str, Callable[[World, int | None], list[Figure]]] = {
     "idle-kernels": idle_kernels.measure,
     "blocked-loop": blocked_loop.measure,
     "leaks": leaks.measure,
+    "gpu-queue": gpu_queue.measure,
+    "inventory": inventory.measure,
 }
 
 

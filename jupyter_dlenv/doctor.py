@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import re
 import shutil
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from packaging.version import Version
+
+from .engines.docker.daemon import DaemonInfo
 from .engines.docker.engine import DockerEngine
+from .engines.docker.failures import CDI_REMEDY
 from .engines.registry import load_engine
-from .errors import DLEnvError
-from .gpus.inventory import read_inventory
+from .errors import DLEnvError, NoGpu
+from .gpus.access import AccessFacts, choose_access, gather
+from .gpus.sampler import read_inventory
 from .i18n import _
 from .paths import data_dir, kernels_dir
-from .spec import format_size
+from .resources import GpuAccess, format_size
+from .settings import load_settings
 
 _LOW_DISK_BYTES = 10 << 30
+_SAFE_TOOLKIT = Version("1.19.1")  # CVE-2026-24260 and what was before it
+_TIMEOUT_S = 10
 
 
 @dataclass(frozen=True)
@@ -58,18 +68,69 @@ def _gpus() -> list[Finding]:
         return [Finding("gpus", "note", text)]
     names = ", ".join(gpu.name for gpu in inventory.gpus)
     found = Finding("gpus", "ok", _("{names}; driver {driver}").format(names=names, driver=inventory.driver))
-    return [found, _toolkit()]
+    return [found, *_gpu_access()]
 
 
-def _toolkit() -> Finding:
-    if shutil.which("nvidia-container-runtime-hook") or shutil.which("nvidia-container-cli"):
-        return Finding("toolkit", "ok", _("The NVIDIA Container Toolkit is installed."))
-    return Finding(
-        "toolkit",
-        "problem",
-        _("The NVIDIA Container Toolkit is missing, so containers see no GPU."),
-        "sudo apt-get install nvidia-container-toolkit && sudo nvidia-ctk runtime configure --runtime=docker",
-    )
+def _gpu_access() -> list[Finding]:
+    engine = load_engine("docker")
+    assert isinstance(engine, DockerEngine)
+    setting = load_settings().gpu_access
+    try:
+        facts = gather(engine)
+        access = choose_access(setting, facts)
+    except NoGpu as error:
+        command, _newline, offer = error.hint.partition("\n")
+        return [Finding("gpu access", "problem", f"{error.message} {offer}".strip(), command)]
+    except DLEnvError:
+        return []  # said before: Docker does not answer
+    return [access_finding(setting, access, facts), *toolkit_findings(access, facts.daemon, _toolkit_version())]
+
+
+def access_finding(setting: str, access: GpuAccess, facts: AccessFacts) -> Finding:
+    """Return which way containers get GPUs, and why this one."""
+    ways = {
+        GpuAccess.CDI: _("by CDI: Docker's specification lists {devices}").format(
+            devices=", ".join(sorted(facts.cdi_devices))
+        ),
+        GpuAccess.TOOLKIT: _("by the NVIDIA Container Toolkit, which Docker finds")
+        if facts.hook or "nvidia" in facts.daemon.runtimes
+        else _("by the NVIDIA Container Toolkit; whether Docker finds it shows when a container starts"),
+        GpuAccess.DEVICES: _("by plain device nodes and {count} libraries of the driver").format(
+            count=len(facts.driver.libraries)
+        ),
+    }
+    chosen = _("the first that works here") if setting == "auto" else f"c.DLEnv.gpu_access = {setting!r}"
+    text = _("Containers get GPUs {way} ({chosen}).").format(way=ways[access], chosen=chosen)
+    return Finding("gpu access", "ok", text)
+
+
+def toolkit_findings(access: GpuAccess, daemon: DaemonInfo, version: str) -> list[Finding]:
+    """Return what is wrong with the toolkit, if containers get GPUs through it.
+
+    Args:
+        version: As the toolkit tells it, empty when it does not.
+    """
+    found = []
+    if access is not GpuAccess.DEVICES and version and Version(version) < _SAFE_TOOLKIT:
+        text = _("The NVIDIA Container Toolkit {version} lets images break out of containers; {safe} does not.")
+        remedy = "sudo apt-get install --only-upgrade nvidia-container-toolkit"
+        found.append(Finding("toolkit", "problem", text.format(version=version, safe=_SAFE_TOOLKIT), remedy))
+    if access is GpuAccess.TOOLKIT and daemon.cgroup_driver == "systemd":
+        text = _("'systemctl daemon-reload' takes the GPUs from running containers; with CDI it does not.")
+        found.append(Finding("toolkit", "note", text, CDI_REMEDY))
+    return found
+
+
+def _toolkit_version() -> str:
+    program = shutil.which("nvidia-ctk")
+    if program is None:
+        return ""
+    try:
+        done = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    found = re.search(r"version (\d+(?:\.\d+)+)", done.stdout)
+    return found.group(1) if found else ""
 
 
 def _disk() -> Finding:

@@ -34,6 +34,8 @@ class RunRequest:
     args: Tuple[str, ...] = ()
     cwd: str = ""
     gpus: str = ""
+    gpu_memory: str = ""
+    shared: bool = False
     nproc: Optional[int] = None
     image: str = ""
     launcher: str = ""
@@ -101,7 +103,9 @@ class Option:
 
 
 OPTIONS: Tuple[Option, ...] = (
-    Option("--gpus", "gpus", "N|all|UUID,...", str, lambda: _("GPUs per node")),
+    Option("--gpus", "gpus", "N|all|UUID,...|0,1", str, lambda: _("GPUs per node; +busy and +cc8.0 behind it")),
+    Option("--gpu-memory", "gpu_memory", "SIZE", str, lambda: _("least memory of each GPU, such as 40g")),
+    Option("--shared", "shared", "", None, lambda: _("share the GPUs with others who say so, too")),
     Option("--nproc", "nproc", "N", _whole, lambda: _("processes per node; as many as GPUs unless told")),
     Option("--image", "image", "REF", str, lambda: _("image to run in; the kernel's own unless told")),
     Option(
@@ -248,6 +252,7 @@ def _check_type(key: str, value: Any) -> None:
         "cpus": value is None or number,
         "timeout": value is None or number,
         "dry_run": isinstance(value, bool),
+        "shared": isinstance(value, bool),
     }.get(key, isinstance(value, str))
     if not good:
         message = _("Field {key!r} of a run request cannot be {value!r}.")

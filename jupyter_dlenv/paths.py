@@ -47,3 +47,13 @@ def kernel_dir(kernel_id: str) -> Path:
 def server_socket(pid: int) -> Path:
     """Return the 0600 socket of the server with this process id; kernels on the host find it by their parent's id."""
     return Path(jupyter_runtime_dir()) / f"dlenv-{pid}.sock"
+
+
+def ledger_dir() -> Path:
+    """Return the folder in which all users of this host note their GPUs, unless a setting moves it.
+
+    It must not outlive a start of the host, and everybody must come to the same answer.
+    """
+    made, common = Path("/run/lock/jupyter-dlenv"), Path("/run/lock")
+    everybody = common.is_dir() and common.stat().st_mode & 0o002
+    return made if everybody or made.is_dir() else Path("/tmp/jupyter-dlenv-ledger")

@@ -24,8 +24,9 @@ from .identity import caller_identity, identity, passwd_text
 from .images.facts import ImageFacts
 from .images.probe import probe
 from .paths import cache_dir, data_dir, environment_dir
+from .resources import Mount
 from .settings import DLEnv
-from .spec import Identity, Mount
+from .spec import Identity
 from .workspace import (
     CA_BUNDLE,
     CACHE,

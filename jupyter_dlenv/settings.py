@@ -14,7 +14,7 @@ from traitlets.config import Config, LoggingConfigurable
 from traitlets.config.loader import ConfigFileNotFound, JSONFileConfigLoader, PyFileConfigLoader
 
 from .errors import InvalidRequest
-from .spec import Mount, parse_mount
+from .resources import Mount, parse_mount
 
 _CONFIG_NAMES = ("jupyter_config", "jupyter_dlenv_config")
 
@@ -101,6 +101,15 @@ class DLEnv(LoggingConfigurable):
         A kernel whose environment has changed since gets a new one.""",
     ).tag(config=True)
 
+    gpu_access = CaselessStrEnum(
+        ["auto", "toolkit", "cdi", "devices"],
+        default_value="auto",
+        help="""How containers get their GPUs: ``cdi`` by the Container Device Interface, which needs Docker Engine 25;
+        ``toolkit`` by the NVIDIA Container Toolkit's hook; ``devices`` by plain device nodes and the driver's
+        libraries, which needs neither. With ``auto`` the first of these three that this host can do;
+        ``jupyter dlenv doctor`` says which.""",
+    ).tag(config=True)
+
     cull_gpu_idle_timeout = Float(
         0,
         min=0,
@@ -112,6 +121,28 @@ class DLEnv(LoggingConfigurable):
         300,
         min=0,
         help="""How many seconds before that the warning comes.""",
+    ).tag(config=True)
+
+    ledger_dir = Unicode(
+        help="""Folder in which all users of this host note which GPUs they hold and wait for. It must be the same for
+        all of them, writable for all of them (mode 1777), and on this host. Empty for ``/run/lock/jupyter-dlenv``.""",
+    ).tag(config=True)
+
+    allow_shared_gpus = Bool(
+        True,
+        help="""Whether ``--shared`` may be asked for: several kernels and jobs on one GPU, if all of them say so.""",
+    ).tag(config=True)
+
+    allow_busy_gpus = Bool(
+        True,
+        help="""Whether ``--gpus N+busy`` may be asked for: GPUs that processes of somebody else use already.""",
+    ).tag(config=True)
+
+    gpu_wait = Float(
+        0,
+        min=0,
+        help="""For how many seconds the start of a kernel waits for GPUs before it fails; 0 for as long as it
+        takes.""",
     ).tag(config=True)
 
     @default("owner")

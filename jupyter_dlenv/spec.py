@@ -13,13 +13,13 @@ from typing import Any, Dict, List, Mapping, Optional, Tuple, Type, TypeVar
 
 from .errors import InvalidRequest
 from .i18n import _
+from .resources import GpuGrant, Mount, Resources
 
 T = TypeVar("T")
 
 CONTAINER_ROOT = "/dlenv"
 """Everything of ours inside a container lies below this folder, so that it never meets a file of the image."""
 
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)i?b?", re.IGNORECASE)
 _CANONICAL_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 
@@ -61,77 +61,7 @@ class Reason(str, Enum):
     STOPPED = "stopped by its owner"
     TIMEOUT = "time limit"
     ENGINE = "engine"
-
-
-@dataclass(frozen=True)
-class Mount:
-    """A host folder seen inside the container.
-
-    Attributes:
-        source: Absolute path on the host.
-        target: Absolute path in the container.
-        read_only: Whether the container may not write it.
-    """
-
-    source: str
-    target: str
-    read_only: bool = False
-
-    def __post_init__(self) -> None:
-        for path in (self.source, self.target):
-            if not path.startswith("/") or "\0" in path or "\n" in path or len(path) > 4096:
-                raise InvalidRequest(_("A mount needs absolute paths, not {path!r}.").format(path=path))
-
-
-@dataclass(frozen=True)
-class GpuRequest:
-    """Which GPUs are asked for, per node: a number, all of them, or named ones."""
-
-    count: int = 0
-    every: bool = False
-    uuids: Tuple[str, ...] = ()
-
-    @classmethod
-    def parse(cls, text: str) -> "GpuRequest":
-        """Read ``2``, ``all`` or ``GPU-…,GPU-…``.
-
-        Raises:
-            InvalidRequest: The text is none of the three.
-        """
-        if text == "all":
-            return cls(every=True)
-        if text.isascii() and text.isdigit() and len(text) < 5:
-            return cls(count=int(text))
-        uuids = tuple(part.strip() for part in text.split(","))
-        if uuids and all(re.fullmatch(r"(GPU|MIG)-[0-9A-Za-z/-]+", part) for part in uuids):
-            return cls(count=len(uuids), uuids=uuids)
-        message = _("--gpus takes a number, 'all' or GPU UUIDs, not {text!r}.")
-        raise InvalidRequest(message.format(text=text), hint=_("Example: --gpus 2"))
-
-    @property
-    def wanted(self) -> bool:
-        """True when any GPU is asked for."""
-        return self.every or self.count > 0
-
-    def __str__(self) -> str:
-        return "all" if self.every else ",".join(self.uuids) or str(self.count)
-
-
-@dataclass(frozen=True)
-class Resources:
-    """What one node (container) may use.
-
-    Attributes:
-        gpus: GPUs to lease.
-        cpus: Number of CPU cores, None for no limit.
-        memory_bytes: Memory limit, None for no limit.
-        shm_bytes: Size of /dev/shm, None for a size chosen from the memory.
-    """
-
-    gpus: GpuRequest = GpuRequest()
-    cpus: Optional[float] = None
-    memory_bytes: Optional[int] = None
-    shm_bytes: Optional[int] = None
+    REBOOT = "host restarted"
 
 
 @dataclass(frozen=True)
@@ -175,7 +105,7 @@ class JobSpec:
         mask_dirs: Folders below the mounts to hide behind an empty one.
         mask_files: Files below the mounts to hide behind an empty one.
         identity: Whose files the replica writes, None for the caller's own.
-        gpu_uuids: The leased GPUs.
+        gpus: The leased GPUs and the way to them.
         rank_logs: Where raw files of ranks appear, None when the launcher has one stream.
         timeout_s: Time limit, None for none.
         labels: More labels (kernel id, notebook), without the reserved prefix.
@@ -197,10 +127,10 @@ class JobSpec:
     mounts: Tuple[Mount, ...] = ()
     mask_dirs: Tuple[str, ...] = ()
     mask_files: Tuple[str, ...] = ()
-    resources: Resources = Resources()
+    resources: Resources = field(default_factory=Resources)
     network: str = "bridge"
     identity: Optional[Identity] = None
-    gpu_uuids: Tuple[str, ...] = ()
+    gpus: GpuGrant = field(default_factory=GpuGrant)
     nproc_per_node: int = 1
     rank_logs: Optional[RankLogs] = None
     timeout_s: Optional[float] = None
@@ -289,50 +219,6 @@ def require_name(text: str) -> str:
     return text
 
 
-def parse_size(text: str) -> int:
-    """Return bytes for ``8g``, ``512m``, ``1.5GiB`` or a plain number; units are powers of 1024.
-
-    Raises:
-        InvalidRequest: The text is not a size, or not above zero.
-    """
-    match = _SIZE.fullmatch(text.strip()) if text.isascii() and len(text) < 32 else None
-    scale = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
-    size = int(float(match.group(1)) * scale[match.group(2).lower()]) if match else 0
-    if not 0 < size < 1 << 60:
-        raise InvalidRequest(_("{text!r} is not a size.").format(text=text[:80]), hint=_("Examples: 512m, 8g, 1.5g"))
-    return size
-
-
-def format_size(size: float) -> str:
-    """Return a size for people: ``1.5 GiB``."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if size < 1024:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.1f} TiB"
-
-
-def parse_mount(text: str) -> Mount:
-    """Read ``SRC:DST[:ro]`` or ``src=…,dst=…[,ro]``; the second form takes paths that hold colons.
-
-    Raises:
-        InvalidRequest: The text is neither.
-    """
-    if text.startswith(("src=", "dst=")):
-        parts = dict(part.partition("=")[::2] for part in text.split(","))
-        if set(parts) <= {"src", "dst", "ro"} and "src" in parts:
-            return Mount(parts["src"], parts.get("dst", parts["src"]), "ro" in parts)
-    else:
-        pieces = text.split(":")
-        read_only = len(pieces) == 3 and pieces[2] == "ro"
-        if len(pieces) == 2 or read_only:
-            return Mount(pieces[0], pieces[1], read_only)
-    raise InvalidRequest(
-        _("{text!r} is not a mount.").format(text=text),
-        hint=_("Write SRC:DST[:ro], or src=…,dst=…[,ro] where a path holds ':'."),
-    )
-
-
 def to_json(value: Any) -> Any:
     """Return plain JSON data for a dataclass of this module; defaults are kept, enums become their values."""
     return json.loads(json.dumps(asdict(value), ensure_ascii=False))
@@ -369,7 +255,10 @@ def labels_of(spec: JobSpec, prefix: str = "io.jupyter-dlenv.") -> Dict[str, str
         ("role", spec.role.value),
         ("job" if spec.role is Role.TRAINER else spec.role.value, spec.id),
         ("attempt", str(spec.attempt)),
-        ("lease", ",".join(spec.gpu_uuids)),
+        ("lease", ",".join(spec.gpus.uuids)),
+        ("shared", "1" if spec.gpus.shared else ""),
+        ("limit", f"{spec.timeout_s:g}" if spec.timeout_s else ""),
+        ("access", spec.gpus.access.value if spec.gpus.uuids else ""),
         ("environment", spec.environment),
         ("instance", spec.instance),
         ("name", spec.name),

@@ -13,7 +13,8 @@ from jupyter_core.paths import jupyter_config_dir, jupyter_data_dir, jupyter_run
 from .errors import Denied, InvalidRequest
 from .i18n import LANGUAGE_VARIABLE, _, language
 from .paths import data_dir, kernels_dir
-from .spec import CONTAINER_ROOT, Mount
+from .resources import Mount
+from .spec import CONTAINER_ROOT
 
 HOME = f"{CONTAINER_ROOT}/home"
 PACKAGES = f"{CONTAINER_ROOT}/packages"
@@ -209,7 +210,9 @@ def container_env(
         LANGUAGE_VARIABLE: language(),
     }
     ca = dict.fromkeys(_CA_VARIABLES, CA_BUNDLE) if ca_bundle(environ) else {}
-    return {**forwarded, **base, **ca, **_pip_env(packages, image_env)}
+    # Named although the image sets it: what else is put before it must not take its place.
+    libraries = {key: image_env[key] for key in ("LD_LIBRARY_PATH",) if key in image_env}
+    return {**forwarded, **base, **ca, **libraries, **_pip_env(packages, image_env)}
 
 
 def cache_env(image_env: Mapping[str, str]) -> dict[str, str]:

@@ -5,18 +5,14 @@ from __future__ import annotations
 import pytest
 
 from jupyter_dlenv.errors import InvalidRequest
+from jupyter_dlenv.resources import GpuRequest, Mount, format_size, parse_mount, parse_size
 from jupyter_dlenv.spec import (
-    GpuRequest,
     JobSpec,
     JobState,
     JobStatus,
-    Mount,
     Reason,
     Role,
-    format_size,
     labels_of,
-    parse_mount,
-    parse_size,
     require_id,
     require_name,
     status_from_json,
@@ -60,15 +56,28 @@ def test_sizes_for_people() -> None:
     [
         ("2", GpuRequest(count=2)),
         ("all", GpuRequest(every=True)),
-        ("GPU-1a,MIG-2b", GpuRequest(count=2, uuids=("GPU-1a", "MIG-2b"))),
+        ("GPU-1a,MIG-2b", GpuRequest(count=2, names=("GPU-1a", "MIG-2b"))),
+        ("0,1", GpuRequest(count=2, names=("0", "1"))),
+        ("3,", GpuRequest(count=1, names=("3",))),
+        ("0:1", GpuRequest(count=1, names=("0:1",))),
+        ("2+busy", GpuRequest(count=2, busy=True)),
+        ("all+cc8.0", GpuRequest(every=True, min_capability=(8, 0))),
+        ("1+cc9+busy", GpuRequest(count=1, busy=True, min_capability=(9, 0))),
     ],
 )
 def test_gpu_requests_are_read(text: str, request_: GpuRequest) -> None:
     assert GpuRequest.parse(text) == request_
-    assert str(request_) == text
+    assert GpuRequest.parse(str(request_)) == request_
 
 
-@pytest.mark.parametrize("text", ["-1", "1.5", "2;id", "1e9", "true", "", "٢", "GPU-1,0"])
+def test_memory_and_sharing_go_with_gpus() -> None:
+    assert GpuRequest.typed("1", "40g", shared=True) == GpuRequest(1, shared=True, min_memory_bytes=40 << 30)
+    assert GpuRequest.typed("", "", shared=False) == GpuRequest()
+    with pytest.raises(InvalidRequest, match="--gpu-memory goes with --gpus"):
+        GpuRequest.typed("", "40g", shared=False)
+
+
+@pytest.mark.parametrize("text", ["-1", "1.5", "2;id", "1e9", "true", "", "٢", "0,0", "2+", "2+cc", "2+x"])
 def test_what_is_no_gpu_request_is_refused(text: str) -> None:
     with pytest.raises(InvalidRequest, match="--gpus"):
         GpuRequest.parse(text)

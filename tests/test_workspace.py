@@ -9,7 +9,8 @@ import pytest
 
 from jupyter_dlenv import identity, placement, workspace
 from jupyter_dlenv.errors import Denied, InvalidRequest
-from jupyter_dlenv.spec import Identity, Mount
+from jupyter_dlenv.resources import Mount
+from jupyter_dlenv.spec import Identity
 
 
 def test_the_root_is_the_nearest_project_or_the_folder_itself(tmp_path: Path) -> None:

@@ -34,11 +34,13 @@ class Plan:
         spec: The spec it was made from.
         request: The engine's own request: a create body, an argv, a manifest.
         command: The same as a command line that a person could run, secrets absent.
+        inherited: Open files that a replica on this host keeps open as long as it runs, such as locks.
     """
 
     spec: JobSpec
     request: Mapping[str, Any]
     command: str
+    inherited: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

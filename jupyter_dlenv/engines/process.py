@@ -53,7 +53,7 @@ class ProcessEngine(Engine):
 
     name: ClassVar[str] = "process"
     capabilities: ClassVar[Capabilities] = Capabilities(
-        images=False, limits=False, networks=False, mounts=False, gpus=False
+        images=False, limits=False, networks=False, mounts=False, gpus=True
     )
 
     def __init__(self, state_dir: Path | None = None) -> None:
@@ -89,6 +89,7 @@ class ProcessEngine(Engine):
                     stdout=output,
                     stderr=output,
                     start_new_session=True,
+                    pass_fds=plan.inherited,
                 )
         except OSError as error:
             raise StartFailed(_("The process could not be started: {error}").format(error=error)) from error
@@ -161,7 +162,6 @@ def _refuse_unsupported(spec: JobSpec) -> None:
         "--cpus": spec.resources.cpus is not None,
         "--shm-size": spec.resources.shm_bytes is not None,
         "--mount": bool(spec.mounts),
-        "--gpus": bool(spec.gpu_uuids),
         "--network": spec.network not in ("", "host"),
     }
     for option, given in asked.items():

@@ -1,28 +1,326 @@
-"""Who holds which GPU: read from the engine's labels, which outlive every process of ours."""
+"""Who gets which GPUs: the one door that kernels, jobs and shells of every process on a host go through.
+
+What is held is told by two witnesses: labels of containers that have not ended, and the ledger's records, which stand
+for what has no container yet or none just now (a kernel that restarts, a process job). What is free besides is told by
+NVML. All of it is looked at, decided and noted down while the ledger is locked.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
-from ..engines.base import Engine
-from ..spec import GpuRequest
-from .choice import choose
-from .inventory import read_inventory
+from ..engines.docker.engine import DockerEngine
+from ..engines.registry import load_engine
+from ..errors import Conflict, Denied, EngineUnavailable, NoGpu
+from ..i18n import _
+from ..paths import ledger_dir
+from ..resources import GpuAccess, GpuGrant, GpuRequest
+from ..settings import DLEnv
+from ..spec import Job
+from .access import AccessFacts, choose_access, gather, grant
+from .asks import Ask, Overview, on_host, waiting_in
+from .choice import require_possible
+from .containers import owners
+from .holders import holders_by_uuid, lease_data
+from .ledger import LEASES, MANAGERS, QUEUE, Ledger, Record
+from .model import Inventory
+from .sampler import SAMPLER
+from .schedule import Decision, Place, Waiting, places, schedule
+from .state import UnitState, states
+
+_LOOK_S = 1.0
+_FRESH_S = 0.5
 
 
-async def lease(engine: Engine, request: GpuRequest) -> tuple[str, ...]:
-    """Return the UUIDs that a request gets; asks neither driver nor engine where no GPU is wanted.
+@dataclass(frozen=True)
+class Lease:
+    """GPUs that were granted; its holder gives them back by :meth:`close`, or by ending.
 
-    Raises:
-        NoGpu: Fewer are free than asked for.
+    Attributes:
+        record: What stands for it in the ledger, None where nothing was asked for.
+        request: What it was granted for.
     """
-    if not request.wanted:
-        return ()
-    inventory = await asyncio.to_thread(read_inventory)
-    return choose(request, inventory, await held(engine))
+
+    gpus: GpuGrant = GpuGrant()  # noqa: RUF009  # frozen
+    record: Record | None = None
+    request: GpuRequest = GpuRequest()  # noqa: RUF009  # frozen
+
+    def close(self) -> None:
+        """Give the GPUs back; a container's label goes on holding them until it has ended."""
+        if self.record is not None:
+            self.record.release()
+
+    def hand_over(self, pid: str) -> None:
+        """Leave the GPUs to a child process that inherited the record."""
+        if self.record is not None:
+            self.record.update({**self.record.data, "native_id": pid})
+            self.record.leave()
 
 
-async def held(engine: Engine) -> set[str]:
-    """Return the UUIDs on the labels of everything that has not ended."""
-    jobs = [job for job in await engine.list() if not job.status.state.ended]
-    return {uuid for job in jobs for uuid in job.labels.get("lease", "").split(",") if uuid}
+@dataclass(frozen=True)
+class Queued:
+    """A request that waits.
+
+    Attributes:
+        record: Its record in the queue. Others may start it too, unless it was asked for by this process alone.
+    """
+
+    place: Place
+    record: Record
+
+
+class Leases:
+    """The leases of this host.
+
+    Args:
+        docker: The daemon whose containers hold GPUs; None for the usual one.
+        look: Returns an inventory that is at most so many seconds old, by NVML unless told otherwise.
+    """
+
+    def __init__(
+        self, settings: DLEnv, docker: DockerEngine | None = None, look: Callable[[float], Inventory] = SAMPLER.latest
+    ) -> None:
+        self._settings = settings
+        self._look = look
+        self._docker = docker
+        self._known: tuple[float, Overview] | None = None
+        self._looking = threading.Lock()
+        self.ledger = Ledger(Path(settings.ledger_dir) if settings.ledger_dir else ledger_dir())
+
+    async def acquire(self, ask: Ask) -> Lease | Queued:
+        """Return the GPUs, or the request's place in the queue that it was put into.
+
+        Raises:
+            NoGpu: This host can never meet the request, or gives containers no GPU.
+            Denied: A setting forbids it.
+        """
+        if not ask.request.wanted:
+            return Lease()
+        return await asyncio.to_thread(self._acquire, ask)
+
+    async def again(self, ask: Ask) -> Lease | Place:
+        """Return the GPUs for what waits in the queue, or its place.
+
+        Raises:
+            Conflict: Somebody took the request out of the queue.
+        """
+        return await asyncio.to_thread(self._again, ask)
+
+    async def wait(self, ask: Ask, tell: Callable[[Place], None], patience_s: float = 0) -> Lease:
+        """Return the GPUs as soon as it is this request's turn.
+
+        Args:
+            tell: Gets the place in the queue each time it changes.
+            patience_s: After how many seconds to give up, 0 for never.
+
+        Raises:
+            NoGpu: The patience is over, or this host can never meet the request.
+            Conflict: Somebody took the request out of the queue.
+        """
+        got = await self.acquire(ask)
+        if isinstance(got, Lease):
+            return got
+        place, give_up = got.place, time.monotonic() + (patience_s or float("inf"))
+        tell(place)
+        try:
+            while time.monotonic() < give_up:
+                await asyncio.sleep(_LOOK_S)
+                found = await self.again(ask)
+                if isinstance(found, Lease):
+                    return found
+                if found != place:
+                    place = found
+                    tell(place)
+        finally:
+            got.record.release()
+        raise NoGpu(place.reason, hint="jupyter dlenv gpus")
+
+    async def now(self, ask: Ask) -> Lease:
+        """Return the GPUs at once.
+
+        Raises:
+            NoGpu: It would have to wait.
+        """
+        got = await self.acquire(ask)
+        if isinstance(got, Queued):
+            got.record.release()
+            raise NoGpu(got.place.reason, hint="jupyter dlenv gpus")
+        return got
+
+    async def preview(self, ask: Ask) -> GpuGrant:
+        """Return what the request would get if nobody else asked, and note nothing.
+
+        Raises:
+            NoGpu: It would have to wait, or this host can never meet it.
+        """
+        if not ask.request.wanted:
+            return GpuGrant()
+        return await asyncio.to_thread(self._preview, ask)
+
+    async def renew(self, ask: Ask, uuids: Sequence[str]) -> Lease:
+        """Hold GPUs that a running container has already, for this process and, if need be, under another id."""
+        return await asyncio.to_thread(self._renew, ask, tuple(uuids)) if uuids else Lease()
+
+    def overview(self, max_age_s: float = _FRESH_S) -> Overview:
+        """Return how things are. Asks NVML and Docker in this thread, and changes nothing."""
+        inventory, found = self._view(max_age_s)
+        entries = self.ledger.entries(QUEUE)
+        queue = self._queue()
+        where = places(queue, found, inventory.links, time.time()) if queue else {}
+        return Overview(inventory, found, tuple(queue), where, {str(item.data.get("id")): item for item in entries})
+
+    def recent_overview(self, max_age_s: float = _LOOK_S) -> Overview:
+        """Return how things were at most so many seconds ago; who holds what may be a second older."""
+        with self._looking:
+            known = self._known
+            if known is None or time.monotonic() - known[0] > max_age_s:
+                known = self._known = (time.monotonic(), self.overview(max_age_s))
+            return known[1]
+
+    def startable(self) -> set[str]:
+        """Return the ids in the queue whose turn it is. Asks NVML and Docker in this thread."""
+        with self.ledger.locked():
+            inventory, found = self._view()
+            return set(schedule(self._queue(), found, inventory.links, time.time()).grants)
+
+    def cancel(self, ask_id: str) -> bool:
+        """Take a request out of the queue; False when it is not there, or another user's."""
+        with self.ledger.locked():
+            name = self._name_of(ask_id)
+            return bool(name) and self.ledger.drop(QUEUE, name)
+
+    # In a thread ---------------------------------------------------------------------------------------------------
+
+    def _acquire(self, ask: Ask) -> Lease | Queued:
+        way = self._way(ask)
+        with self.ledger.locked():
+            self._tidy()
+            inventory, found = self._view()
+            require_possible(ask.request, found, inventory.message)
+            queue = self._queue()
+            mine = self._as_waiting(ask, max((item.sequence for item in queue), default=0) + 1)
+            got = self._decide(ask, [*queue, mine], inventory, found, way)
+            if isinstance(got, Lease):
+                return got
+            data = {**asdict(ask), "since": time.time(), "pid": os.getpid()}
+            return Queued(got, self.ledger.put(QUEUE, self.ledger.next_name(ask.id), data))
+
+    def _again(self, ask: Ask) -> Lease | Place:
+        way = self._way(ask)
+        with self.ledger.locked():
+            name = self._name_of(ask.id)
+            if not name:
+                raise Conflict(_("{name} was taken out of the queue for GPUs.").format(name=ask.name or ask.id))
+            inventory, found = self._view()
+            got = self._decide(ask, self._queue(), inventory, found, way)
+            if isinstance(got, Lease):
+                self.ledger.drop(QUEUE, name)
+            return got
+
+    def _decide(
+        self,
+        ask: Ask,
+        queue: Sequence[Waiting],
+        inventory: Inventory,
+        found: Sequence[UnitState],
+        way: tuple[GpuAccess, AccessFacts | None],
+    ) -> Lease | Place:
+        decision: Decision = schedule(queue, found, inventory.links, time.time())
+        chosen = decision.grants.get(ask.id)
+        if not chosen:
+            return places(queue, found, inventory.links, time.time())[ask.id]
+        return self._note(ask, _granted(chosen, found, way, shared=ask.request.shared))
+
+    def _note(self, ask: Ask, gpus: GpuGrant) -> Lease:
+        data = lease_data(ask, gpus, pid=os.getpid(), now=time.time())
+        return Lease(gpus, self.ledger.put(LEASES, ask.id, data), ask.request)
+
+    def _preview(self, ask: Ask) -> GpuGrant:
+        way = self._way(ask)
+        inventory, found = self._view()
+        require_possible(ask.request, found, inventory.message)
+        queue = [self._as_waiting(ask, 1)]
+        chosen = schedule(queue, found, inventory.links, time.time()).grants.get(ask.id)
+        if not chosen:
+            reason = places(queue, found, inventory.links, time.time())[ask.id].reason
+            raise NoGpu(reason, hint="jupyter dlenv gpus")
+        return _granted(chosen, found, way, shared=ask.request.shared)
+
+    def _renew(self, ask: Ask, uuids: tuple[str, ...]) -> Lease:
+        found = states(self._look(_FRESH_S), {}, {})
+        known = {state.unit.uuid for state in found}
+        if known.issuperset(uuids):
+            gpus = _granted(uuids, found, self._way(ask), shared=ask.request.shared)
+        else:  # the driver is away just now; what runs has its GPUs all the same
+            gpus = GpuGrant(uuids, devices=uuids, shared=ask.request.shared)
+        with self.ledger.locked():
+            return self._note(ask, gpus)
+
+    def _way(self, ask: Ask) -> tuple[GpuAccess, AccessFacts | None]:
+        """Return how the GPUs would reach whoever asks, before anything is queued that could not start."""
+        if ask.request.shared and not self._settings.allow_shared_gpus:
+            raise Denied(_("--shared is switched off here (rule: DLEnv.allow_shared_gpus)."))
+        if ask.request.busy and not self._settings.allow_busy_gpus:
+            raise Denied(_("Busy GPUs may not be taken here (rule: DLEnv.allow_busy_gpus)."))
+        if ask.on_host:
+            return GpuAccess.HOST, None
+        facts = gather(self._engine())
+        return choose_access(self._settings.gpu_access, facts), facts
+
+    def _view(self, max_age_s: float = _FRESH_S) -> tuple[Inventory, tuple[UnitState, ...]]:
+        inventory = self._look(max_age_s)
+        holders = holders_by_uuid(self._containers(), self.ledger.entries(LEASES), time.time())
+        pids = {process.pid for unit in inventory.units() for process in unit.processes or ()}
+        natives = {holder.native_id for found in holders.values() for holder in found if holder.native_id}
+        return inventory, states(inventory, holders, owners(pids, natives))
+
+    def _containers(self) -> Sequence[Job]:
+        try:
+            return self._engine().leases()
+        except EngineUnavailable:
+            return []  # plain processes need no Docker; what its containers use, NVML shows
+
+    def _engine(self) -> DockerEngine:
+        if self._docker is None:
+            engine = load_engine("docker")
+            assert isinstance(engine, DockerEngine)
+            self._docker = engine
+        return self._docker
+
+    # The queue -----------------------------------------------------------------------------------------------------
+
+    def _queue(self) -> list[Waiting]:
+        served = {entry.uid for entry in self.ledger.entries(MANAGERS) if entry.alive}
+        found = (waiting_in(entry, served) for entry in self.ledger.entries(QUEUE))
+        return [item for item in found if item is not None]
+
+    def _as_waiting(self, ask: Ask, sequence: int) -> Waiting:
+        return Waiting(ask.id, ask.owner, ask.request, sequence, True, ask.limit_s)
+
+    def _name_of(self, ask_id: str) -> str:
+        names = [entry.name for entry in self.ledger.entries(QUEUE) if entry.data.get("id") == ask_id]
+        return next(iter(names), "")
+
+    def _tidy(self) -> None:
+        """Remove what processes left behind that have ended."""
+        self.ledger.living(LEASES)
+        self.ledger.living(MANAGERS)
+        for entry in self.ledger.entries(QUEUE):
+            if not entry.alive and entry.data.get("by_process") is not False:
+                self.ledger.drop(QUEUE, entry.name)
+
+
+def _granted(
+    chosen: Sequence[str], found: Sequence[UnitState], way: tuple[GpuAccess, AccessFacts | None], *, shared: bool
+) -> GpuGrant:
+    access, facts = way
+    if facts is None:
+        return on_host(chosen, shared=shared)
+    units = {state.unit.uuid: state.unit for state in found}
+    return grant([units[uuid] for uuid in chosen], access, facts, shared=shared)

@@ -21,7 +21,7 @@ from typing import IO, Protocol
 
 from ..errors import Conflict, DLEnvError
 from ..i18n import _
-from ..spec import Mount
+from ..resources import Mount
 from .recipe import (
     ASK_PYTHON,
     BASE_LABEL,

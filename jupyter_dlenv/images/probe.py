@@ -11,7 +11,8 @@ from ..atomic import write_text
 from ..errors import StartFailed, UnusableImage
 from ..i18n import _
 from ..paths import data_dir
-from ..spec import CONTAINER_ROOT, Mount
+from ..resources import Mount
+from ..spec import CONTAINER_ROOT
 from .facts import CANDIDATES, PROBE_COMMAND, ImageFacts, facts_from_text, facts_to_text, parse_facts
 
 _SCRIPT = Path(__file__).with_name("probe_script.py")

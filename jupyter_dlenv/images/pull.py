@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from ..engines.base import Engine, PullProgress
 from ..i18n import _
-from ..spec import format_size
+from ..resources import format_size
 
 _STEP = 0.05
 

@@ -19,14 +19,15 @@ from ..engines.process import inherited_environment
 from ..engines.registry import load_engine
 from ..engines.shim import __file__ as shim_file
 from ..errors import Denied, InvalidRequest, Unsupported
-from ..gpus.leases import lease
+from ..gpus.asks import Ask
 from ..i18n import _
 from ..images.reference import require_image
 from ..launchers import Launch
 from ..options import RunRequest
 from ..placement import place
+from ..resources import GpuGrant, GpuRequest, Mount, Resources, parse_mount, parse_size
 from ..settings import DLEnv
-from ..spec import GpuRequest, JobSpec, Mount, Resources, Role, parse_mount, parse_size
+from ..spec import JobSpec, Role
 from ..workspace import find_root, inside, leaving_link, link_hint
 from .principal import Principal
 from .records import JobFolder, JobRecord
@@ -66,6 +67,14 @@ class Assembled:
             kernel=principal.kernel,
             memory_bytes=self.spec.resources.memory_bytes or 0,
             timeout_s=self.spec.timeout_s,
+        )
+
+    def ask(self, request: GpuRequest) -> Ask:
+        """Return what the job asks of the ledger; the values of ``-e KEY`` are in this process only."""
+        spec = self.spec
+        on_host = not self.engine.capabilities.images
+        return Ask(
+            spec.id, spec.owner, spec.role.value, spec.name, request, spec.timeout_s, bool(self.secrets), on_host
         )
 
     def prepare_folder(self) -> None:
@@ -113,8 +122,13 @@ def command_text(request: RunRequest) -> str:
     return shlex.join([*what, *request.args])
 
 
-async def assemble(request: RunRequest, principal: Principal, settings: DLEnv, folder: JobFolder) -> Assembled:
+async def assemble(
+    request: RunRequest, principal: Principal, settings: DLEnv, folder: JobFolder, gpus: GpuGrant
+) -> Assembled:
     """Return the job that a request describes.
+
+    Args:
+        gpus: What was leased for it; without a lease what is returned can be looked at, and not be submitted.
 
     Raises:
         DLEnvError: The request cannot be met; the message says why and what can.
@@ -123,8 +137,8 @@ async def assemble(request: RunRequest, principal: Principal, settings: DLEnv, f
         raise InvalidRequest(_("Nothing to run: name a script or -m MODULE."), hint="%dlrun train.py --nproc 2")
     engine = load_engine(_engine_name(request, principal))
     if isinstance(engine, DockerEngine):
-        return await _in_container(engine, request, principal, settings, folder)
-    return await _as_process(engine, request, principal, settings, folder)
+        return await _in_container(engine, request, principal, settings, folder, gpus)
+    return await _as_process(engine, request, principal, settings, folder, gpus)
 
 
 def _engine_name(request: RunRequest, principal: Principal) -> str:
@@ -136,11 +150,15 @@ def _engine_name(request: RunRequest, principal: Principal) -> str:
 
 
 async def _in_container(
-    engine: DockerEngine, request: RunRequest, principal: Principal, settings: DLEnv, folder: JobFolder
+    engine: DockerEngine,
+    request: RunRequest,
+    principal: Principal,
+    settings: DLEnv,
+    folder: JobFolder,
+    gpus: GpuGrant,
 ) -> Assembled:
     image, environment = _image(request, principal)
     resources = _resources(request, principal)
-    gpus = await lease(engine, resources.gpus)
     cwd = Path(request.cwd or principal.root or os.getcwd())
     root = Path(principal.root) if principal.root else find_root(cwd, setting=settings.root)
     own = (principal.environment.typed_mounts() if principal.environment else ()) + _mounts(request)
@@ -148,7 +166,7 @@ async def _in_container(
     if principal.kernel:
         cwd, request = _as_on_host(request, cwd, placed.user_mounts)
     target = _target(request, cwd, placed.user_mounts, RUN_DIR)
-    nproc = request.nproc or max(len(gpus), 1)
+    nproc = _nproc(request, gpus)
     launcher, launch = _launch(request, target, placed.facts.python, nproc, RUN_DIR, {**placed.env, **request.env})
     ours = (Mount(str(folder.run), RUN_DIR), Mount(shim_file, SHIM, read_only=True))
     spec = JobSpec(
@@ -171,7 +189,7 @@ async def _in_container(
         resources=resources,
         network=_network(request, principal),
         identity=placed.identity,
-        gpu_uuids=gpus,
+        gpus=gpus,
         nproc_per_node=nproc,
         rank_logs=launch.rank_logs,
         timeout_s=request.timeout,
@@ -181,7 +199,12 @@ async def _in_container(
 
 
 async def _as_process(
-    engine: Engine, request: RunRequest, principal: Principal, settings: DLEnv, folder: JobFolder
+    engine: Engine,
+    request: RunRequest,
+    principal: Principal,
+    settings: DLEnv,
+    folder: JobFolder,
+    gpus: GpuGrant,
 ) -> Assembled:
     if principal.environment and principal.environment.engine != engine.name:
         raise Denied(
@@ -191,12 +214,11 @@ async def _as_process(
     if request.image:
         raise Unsupported(_("The process engine runs plain processes, so --image has no meaning."))
     resources = _resources(request, principal)
-    gpus = await lease(engine, resources.gpus)
     cwd = Path(request.cwd or principal.root or os.getcwd())
     run_dir = str(folder.run)
     target = _target(request, cwd, (Mount("/", "/"),), run_dir)
     python = request.python or sys.executable
-    nproc = request.nproc or 1
+    nproc = _nproc(request, gpus)
     launcher, launch = _launch(request, target, python, nproc, run_dir, {**os.environ, **request.env})
     spec = JobSpec(
         id=request.request_id,
@@ -209,11 +231,11 @@ async def _as_process(
         environment=principal.environment.name if principal.environment else "",
         instance=str(os.getpid()),
         python=python,
-        env={**inherited_environment(dict(os.environ)), "PYTHONUNBUFFERED": "1", **request.env},
+        env={**inherited_environment(dict(os.environ)), "PYTHONUNBUFFERED": "1", **request.env, **gpus.env},
         mounts=_mounts(request),
         resources=replace(resources, gpus=GpuRequest()),
         network=request.network or "host",
-        gpu_uuids=gpus,
+        gpus=gpus,
         nproc_per_node=nproc,
         rank_logs=launch.rank_logs,
         timeout_s=request.timeout,
@@ -245,11 +267,20 @@ def _network(request: RunRequest, principal: Principal) -> str:
 def _resources(request: RunRequest, principal: Principal) -> Resources:
     own = principal.environment.resources() if principal.environment else Resources()
     return Resources(
-        gpus=GpuRequest.parse(request.gpus) if request.gpus else GpuRequest(),
+        gpus=gpu_request(request),
         cpus=request.cpus or own.cpus,
         memory_bytes=parse_size(request.memory) if request.memory else own.memory_bytes,
         shm_bytes=parse_size(request.shm_size) if request.shm_size else own.shm_bytes,
     )
+
+
+def gpu_request(request: RunRequest) -> GpuRequest:
+    """Return which GPUs a request is about.
+
+    Raises:
+        InvalidRequest: What was typed cannot be read.
+    """
+    return GpuRequest.typed(request.gpus, request.gpu_memory, shared=request.shared)
 
 
 def _mounts(request: RunRequest) -> tuple[Mount, ...]:
@@ -317,6 +348,11 @@ def _module_text(module: str, cwd: Path) -> str:
     base = cwd / Path(*module.split("."))
     found = [path for path in (base.with_suffix(".py"), base / "__main__.py") if path.is_file()]
     return _text(found[0]) if found else ""
+
+
+def _nproc(request: RunRequest, gpus: GpuGrant) -> int:
+    """Return the processes of each node: as asked, else one a GPU, unless the launcher starts one process anyway."""
+    return request.nproc or (1 if request.launcher == "python" else max(len(gpus.uuids), 1))
 
 
 def _launch(

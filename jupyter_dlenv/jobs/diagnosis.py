@@ -6,7 +6,8 @@ import re
 import signal
 
 from ..i18n import _
-from ..spec import Reason, format_size
+from ..resources import format_size
+from ..spec import Reason
 
 _ROOT_CAUSE = re.compile(r"^Root Cause \(first observed failure\):$", re.MULTILINE)
 _RANK = re.compile(r"^\s*rank\s*: (\d{1,9}) \(local_rank: \d+\)$", re.MULTILINE)

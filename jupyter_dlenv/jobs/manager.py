@@ -16,14 +16,19 @@ from ..engines.base import Engine
 from ..engines.folder import RunFolder, ShimResult
 from ..engines.registry import load_engine
 from ..errors import Conflict, DLEnvError, EngineUnavailable, NotFound
+from ..gpus.leases import Lease, Leases, Queued
+from ..gpus.reach import LOSSES
 from ..i18n import _
 from ..options import RunRequest
+from ..resources import GpuGrant
 from ..settings import DLEnv
 from ..spec import JobState, JobStatus, Reason
-from .assembly import Assembled, assemble
+from .assembly import assemble, gpu_request
 from .diagnosis import explain, failing_rank, last_traceback
 from .principal import Principal
-from .records import Final, JobFolder, JobRecord, every_job, job_json, job_not_found, lost
+from .records import Final, JobFolder, JobRecord, every_job, job_json, job_not_found, lost, rebooted
+from .starting import Starter, refused
+from .waiting import SECRETS, advance, pending, waiting_data, waiting_status
 
 _CANCEL_GRACE_S = 10.0
 _SUBMIT_GRACE_S = 60.0
@@ -47,13 +52,18 @@ class JobView:
 
 @dataclass(frozen=True)
 class LogFrame:
-    """A piece of a job's log with the job's state; ``job`` is set on the last one."""
+    """A piece of a job's log with the job's state; ``job`` is set on the last one.
+
+    Attributes:
+        message: What a job waits for.
+    """
 
     data: bytes
     cursor: str
     open_lines: Mapping[str, str]
     state: JobState
     job: JobView | None = None
+    message: str = ""
 
 
 class JobManager:
@@ -65,9 +75,11 @@ class JobManager:
 
     def __init__(self, settings: DLEnv) -> None:
         self._settings = settings
+        self.leases = Leases(settings)
+        self._starter = Starter(settings, self.leases)
 
     async def submit(self, principal: Principal, request: RunRequest) -> JobView:
-        """Start a job; the same request id again returns the job that it made.
+        """Start a job, or queue it where it has to wait for GPUs; the same request id again returns the job it made.
 
         Raises:
             DLEnvError: Nothing was started; the message says why.
@@ -75,21 +87,33 @@ class JobManager:
         folder = JobFolder(request.request_id)
         if folder.path.exists():
             return await self.get(principal, request.request_id)
-        assembled = await assemble(request, principal, self._settings, folder)
+        assembled = await assemble(request, principal, self._settings, folder, GpuGrant())
+        gpus = gpu_request(request)
         record = assembled.record(request, principal)
-        plan = assembled.engine.plan(assembled.spec)  # refuses what the engine lacks before anything is written
+        assembled.engine.plan(assembled.spec)  # refuses what the engine lacks before anything is written
         if not folder.create(record):
             return await self.get(principal, request.request_id)
+        if not gpus.wanted:
+            return JobView(record, await self._starter.start(folder, assembled, Lease()), None, folder)
+        folder.keep_waiting(waiting_data(request, principal))
         try:
-            await asyncio.to_thread(assembled.prepare_folder)
-            job = await assembled.engine.submit(plan)
+            got = await self.leases.acquire(assembled.ask(gpus))
         except DLEnvError as error:
-            await asyncio.to_thread(assembled.forget_secrets)
-            folder.finish(Final(JobStatus(JobState.FAILED, reason=Reason.ENGINE, message=error.message)))
-            await assembled.engine.remove(request.request_id)
+            folder.finish(refused(error))
             raise
-        await asyncio.to_thread(folder.mark_started, job.native_id)
-        return JobView(record, job.status, None, folder)
+        if isinstance(got, Queued):
+            SECRETS[record.id] = request.secrets
+            self.advance("job")
+            return JobView(record, pending(got.place.reason), None, folder)
+        return JobView(record, await self._starter.leased(folder, request, principal, got), None, folder)
+
+    def advance(self, kind: str) -> None:
+        """Start this user's waiting jobs from this process, too, as long as it lives.
+
+        Args:
+            kind: What this process is, for whoever reads the ledger.
+        """
+        advance(self._starter, kind)
 
     async def dry_run(self, principal: Principal, request: RunRequest) -> str:
         """Return the command that :meth:`submit` would run; starts nothing and leaves nothing.
@@ -97,7 +121,11 @@ class JobManager:
         Raises:
             DLEnvError: It could not be run.
         """
-        assembled: Assembled = await assemble(request, principal, self._settings, JobFolder(request.request_id))
+        folder = JobFolder(request.request_id)
+        assembled = await assemble(request, principal, self._settings, folder, GpuGrant())
+        gpus = await self.leases.preview(assembled.ask(gpu_request(request)))
+        if gpus.uuids:
+            assembled = await assemble(request, principal, self._settings, folder, gpus)
         return assembled.engine.plan(assembled.spec).command
 
     async def list(self, principal: Principal) -> list[JobView]:
@@ -127,6 +155,9 @@ class JobManager:
         folder, record = self._folder(principal, job_id)
         if folder.final() is None:
             await asyncio.to_thread(folder.intend_stop)
+            if folder.waiting() is not None and await asyncio.to_thread(self.leases.cancel, job_id):
+                folder.finish(Final(replace(pending(""), state=JobState.CANCELLED, reason=Reason.STOPPED)))
+                return await self.get(principal, job_id)
             await load_engine(record.engine).cancel(job_id, grace_s=0 if force else _CANCEL_GRACE_S)
         return await self.get(principal, job_id)
 
@@ -164,7 +195,8 @@ class JobManager:
         watch = _Watch(self, principal, view, follow)
         async for chunk in run_folder.follow(run, cursor, watch.ended):
             cursor = chunk.cursor
-            yield LogFrame(chunk.data, chunk.cursor, chunk.open_lines, watch.view.status.state)
+            status = watch.view.status
+            yield LogFrame(chunk.data, chunk.cursor, chunk.open_lines, status.state, message=status.message)
         ended = watch.view if watch.view.status.state.ended else None
         yield LogFrame(b"", cursor, {} if ended else run.open_lines(), watch.view.status.state, ended)
 
@@ -180,12 +212,16 @@ class JobManager:
 
     async def _view(self, folder: JobFolder, record: JobRecord, status: JobStatus | None) -> JobView:
         final = folder.final()
-        if final is None and status is None:
+        if final is None and status is None and folder.waiting() is not None:
+            status = await asyncio.to_thread(waiting_status, self.leases, folder)
+        elif final is None and status is None:
             status = _unknown(folder, record)
         if final is None and status is not None and status.state.ended:
             final = await _finish(folder, record, status)
         shown = final.status if final else status
         assert shown is not None
+        if final is None and record.id in LOSSES:
+            shown = replace(shown, message=LOSSES[record.id])
         return JobView(record, shown, final, folder)
 
 
@@ -224,7 +260,7 @@ def _unknown(folder: JobFolder, record: JobRecord) -> JobStatus:
         return JobStatus(state, result.exit_code, reason, message, result.started_at, result.finished_at)
     if not folder.started() and time.time() < record.created_at + _SUBMIT_GRACE_S:
         return JobStatus(JobState.STARTING)
-    return lost()
+    return rebooted() if folder.rebooted() else lost()
 
 
 async def _finish(folder: JobFolder, record: JobRecord, status: JobStatus) -> Final:
@@ -237,6 +273,8 @@ def conclude(folder: JobFolder, record: JobRecord, status: JobStatus) -> Final:
     """Return how a job ended: the engine's word, the owner's intent, the shim's cause, the failing rank's traceback."""
     run = RunFolder(folder.run)
     status = explained(record, status, run.result(), stopped=folder.stop_intended())
+    if folder.rebooted() and run.result() is None and status.state is not JobState.SUCCEEDED:
+        status = replace(rebooted(), exit_code=status.exit_code, started_at=status.started_at)
     status = replace(status, finished_at=status.finished_at or time.time())
     if status.state is not JobState.FAILED:
         return Final(status)

@@ -1,7 +1,8 @@
 """The record of each job: one folder, of which only ``run/`` is shown to the job itself.
 
 ``record.json`` is written once before the start, ``started.json`` when the engine has accepted it, ``final.json`` once
-at the end; ``intent.json`` says that the owner stopped it. All four lie outside what the container can write.
+at the end; ``intent.json`` says that the owner stopped it; ``waiting.json`` is there while it waits for GPUs. All five
+lie outside what the container can write.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from ..paths import jobs_dir
 from ..spec import JobState, JobStatus, Reason, from_json, require_id, status_from_json, to_json
 
 _RECORD, _STARTED, _FINAL, _INTENT, _RUN = "record.json", "started.json", "final.json", "intent.json", "run"
+_WAITING = "waiting.json"
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,30 @@ class JobFolder:
 
     def mark_started(self, native_id: str) -> None:
         """Note that the engine accepted the job, so that one it no longer knows is lost and not still to come."""
-        write_text(self.path / _STARTED, json.dumps({"native_id": native_id}))
+        write_text(self.path / _STARTED, json.dumps({"native_id": native_id, "boot_id": boot_id()}))
+
+    def rebooted(self) -> bool:
+        """True when the host was started again after the engine had accepted the job."""
+        try:
+            started = json.loads((self.path / _STARTED).read_text())
+        except FileNotFoundError:
+            return False
+        return bool(started.get("boot_id")) and started["boot_id"] != boot_id()
+
+    def keep_waiting(self, data: Mapping[str, Any]) -> None:
+        """Note what somebody needs who starts the job later."""
+        write_text(self.path / _WAITING, json.dumps(dict(data), ensure_ascii=False))
+
+    def waiting(self) -> dict[str, Any] | None:
+        """Return what was noted, None for a job that waits for nothing."""
+        try:
+            return dict(json.loads((self.path / _WAITING).read_text()))
+        except FileNotFoundError:
+            return None
+
+    def waits_no_more(self) -> None:
+        """Forget what was noted."""
+        (self.path / _WAITING).unlink(missing_ok=True)
 
     def started(self) -> bool:
         """True once the engine has accepted the job."""
@@ -141,6 +167,14 @@ class JobFolder:
         shutil.rmtree(self.path)
 
 
+def boot_id() -> str:
+    """Return what tells one start of the host from the next, empty where it is not told."""
+    try:
+        return _BOOT_ID.read_text().strip()
+    except OSError:
+        return ""
+
+
 def job_not_found(job_id: str) -> JobNotFound:
     """Return the error for an id that is nobody's, or somebody else's."""
     return JobNotFound(_("There is no job {id}.").format(id=job_id), hint="jupyter dlenv jobs")
@@ -171,3 +205,9 @@ def lost() -> JobStatus:
     """Return the status of a job that the engine no longer knows and that left no result."""
     message = _("Its container was removed from outside, and it left no result.")
     return JobStatus(JobState.LOST, reason=Reason.REMOVED, message=message)
+
+
+def rebooted() -> JobStatus:
+    """Return the status of a job that a restart of its host ended."""
+    message = _("The host was restarted while it ran.")
+    return JobStatus(JobState.FAILED, reason=Reason.REBOOT, message=message)

@@ -6,8 +6,10 @@ from ..engines.docker.engine import DockerEngine
 from ..engines.process import ProcessEngine
 from ..engines.registry import load_engine
 from ..errors import Conflict, JobNotFound
+from ..gpus.asks import Ask
+from ..gpus.leases import Lease, Leases
 from ..i18n import _
-from ..spec import Identity, Job
+from ..spec import Identity, Job, Role
 from . import records
 from .board import BOARD, Phase
 from .environments import environment_from_json
@@ -51,6 +53,7 @@ async def adopt(record: KernelRecord, owner: Owner) -> LaunchedKernel:
         engine, job = await _living(record, owner)
         holder = folder.path.stat()
         who = Identity(holder.st_uid, holder.st_gid)
+        lease = await _lease(record, owner, job)
         listener = serve_for(folder, owner, record.kernel_id, record.environment, record.root, who)
     except BaseException:
         folder.release()
@@ -66,12 +69,20 @@ async def adopt(record: KernelRecord, owner: Owner) -> LaunchedKernel:
         connection=connection_of(folder, record.key.encode()),
         listener=listener,
         attempt=int(job.labels.get("attempt", "1")),
-        gpu_uuids=tuple(filter(None, job.labels.get("lease", "").split(","))),
+        lease=lease,
         memory_limit=environment.resources().memory_bytes,
     )
     BOARD.update(record.kernel_id, phase=Phase.READY, **environment.report())
     clean_at_exit(kernel.kernel_id, kernel.ended, kernel.clean)
     return kernel
+
+
+async def _lease(record: KernelRecord, owner: Owner, job: Job) -> Lease:
+    """Hold the GPUs that the kernel's container has, so that they are its own across a restart."""
+    uuids = tuple(filter(None, job.labels.get("lease", "").split(",")))
+    request = environment_from_json(record.environment).resources().gpus
+    ask = Ask(record.kernel_id, owner.settings.owner, Role.KERNEL.value, job.environment, request)
+    return await Leases(owner.settings).renew(ask, uuids)
 
 
 async def _living(record: KernelRecord, owner: Owner) -> tuple[DockerEngine | ProcessEngine, Job]:

@@ -7,7 +7,8 @@ import shlex
 from dataclasses import dataclass
 
 from ..i18n import _
-from ..spec import JobState, JobStatus, Reason, format_size
+from ..resources import format_size
+from ..spec import JobState, JobStatus, Reason
 
 _DISK_FULL = re.compile(r"No space left on device|Disk quota exceeded|\[Errno 28\]|\[Errno 122\]")
 _SIGKILL, _SIGSEGV = 137, 139

@@ -18,7 +18,8 @@ from ..errors import Conflict, EnvironmentNotFound, InvalidRequest
 from ..i18n import _
 from ..images.reference import require_image
 from ..options import NETWORKS
-from ..spec import GpuRequest, Mount, Resources, from_json, parse_mount, parse_size, require_name
+from ..resources import GpuRequest, Mount, Resources, parse_mount, parse_size
+from ..spec import from_json, require_name
 from .packages import PackageFolder, empty, package_folders
 
 PROVISIONER = "dlenv-container"
@@ -32,7 +33,9 @@ class Environment:
 
     Attributes:
         engine: ``docker``, or ``process`` for plain processes without a container.
-        gpus: As typed: a number, ``all`` or UUIDs; empty for none.
+        gpus: As typed: a number, ``all``, indices or UUIDs; empty for none.
+        gpu_memory: Least memory of each GPU, as typed; empty for any.
+        shared: Whether others may hold the same GPUs, if they ask for that too.
         memory, shm_size: As typed: ``8g``; empty for no limit and for the default.
         mounts: As typed, each ``SRC:DST[:ro]``.
         pool: How many kernels a Jupyter server keeps ready to be claimed.
@@ -43,6 +46,8 @@ class Environment:
     display_name: str = ""
     engine: str = "docker"
     gpus: str = ""
+    gpu_memory: str = ""
+    shared: bool = False
     memory: str = ""
     cpus: float | None = None
     shm_size: str = ""
@@ -69,6 +74,8 @@ class Environment:
         given = {
             "--image": self.image,
             "--gpus": self.gpus,
+            "--gpu-memory": self.gpu_memory,
+            "--shared": self.shared,
             "--memory": self.memory,
             "--cpus": self.cpus,
             "--shm-size": self.shm_size,
@@ -87,7 +94,7 @@ class Environment:
     def resources(self) -> Resources:
         """Return what one node of this environment may use."""
         return Resources(
-            gpus=GpuRequest.parse(self.gpus) if self.gpus else GpuRequest(),
+            gpus=GpuRequest.typed(self.gpus, self.gpu_memory, shared=self.shared),
             cpus=self.cpus,
             memory_bytes=parse_size(self.memory) if self.memory else None,
             shm_bytes=parse_size(self.shm_size) if self.shm_size else None,
@@ -133,7 +140,7 @@ def environment_from_json(data: Mapping[str, Any]) -> Environment:
         InvalidRequest: A field is unknown or cannot be right.
     """
     cpus = data.get("cpus")
-    texts = {item.name for item in fields(Environment)} - {"cpus", "mounts", "pool"}
+    texts = {item.name for item in fields(Environment)} - {"cpus", "mounts", "pool", "shared"}
     pool = data.get("pool", 0)
     if not isinstance(pool, int) or isinstance(pool, bool):
         raise InvalidRequest(_("Environment: {key} cannot be {value!r}.").format(key="pool", value=pool))
@@ -142,6 +149,8 @@ def environment_from_json(data: Mapping[str, Any]) -> Environment:
     if wrong or not (cpus is None or (isinstance(cpus, (int, float)) and not isinstance(cpus, bool) and cpus > 0)):
         key = (wrong or ["cpus"])[0]
         raise InvalidRequest(_("Environment: {key} cannot be {value!r}.").format(key=key, value=data[key]))
+    if not isinstance(data.get("shared", False), bool):
+        raise InvalidRequest(_("Environment: {key} cannot be {value!r}.").format(key="shared", value=data["shared"]))
     if not isinstance(mounts, (list, tuple)) or not all(isinstance(item, str) for item in mounts):
         raise InvalidRequest(_("Environment: mounts is a list of texts."))
     return from_json(Environment, {**data, "mounts": tuple(mounts)})

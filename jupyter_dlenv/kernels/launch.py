@@ -28,7 +28,7 @@ from .folder import KernelFolder, ports
 from .owner import Owner
 from .records import KernelRecord
 from .running import LaunchedKernel
-from .start import NOTEBOOK, RUN_DIR, Start
+from .start import NOTEBOOK, RUN_DIR, Prepared, Start
 from .sweep import clean_at_exit, sweep
 
 _READY_TIMEOUT_S = 120.0
@@ -98,12 +98,22 @@ def _start_of(wish: Wish, owner: Owner, log: logging.Logger, previous: LaunchedK
         notebook=wish.notebook,
         pooled=wish.pooled,
         attempt=previous.attempt if previous else 1,
-        gpu_uuids=previous.gpu_uuids if previous else None,
+        lease=previous.lease if previous else None,
     )
 
 
 async def _launch(start: Start, previous: LaunchedKernel | None) -> LaunchedKernel:
-    spec, engine, identity = await start.prepare()
+    prepared = await start.prepare()
+    try:
+        return await _launch_prepared(start, prepared, previous)
+    except BaseException:
+        if previous is None or prepared.lease is not previous.lease:
+            prepared.lease.close()
+        raise
+
+
+async def _launch_prepared(start: Start, prepared: Prepared, previous: LaunchedKernel | None) -> LaunchedKernel:
+    spec, engine, identity = prepared.spec, prepared.engine, prepared.identity
     start.report(Phase.CREATING)
     digest = recipe_digest(spec)
     again = previous is not None and previous.digest == digest and start.owner.settings.restart_keeps_container
@@ -123,7 +133,7 @@ async def _launch(start: Start, previous: LaunchedKernel | None) -> LaunchedKern
         connection=connection,
         listener=listener,
         attempt=spec.attempt,
-        gpu_uuids=spec.gpu_uuids,
+        lease=prepared.lease,
         memory_limit=spec.resources.memory_bytes,
     )
     try:

@@ -17,7 +17,7 @@ from ..engines.registry import load_engine
 from ..errors import Conflict, EngineUnavailable
 from ..i18n import _
 from ..paths import environment_dir
-from ..spec import format_size
+from ..resources import format_size
 
 _PATTERN = "lib*/python*/site-packages/*.dist-info"
 _SHOWN = 30

@@ -16,8 +16,10 @@ from pathlib import Path
 
 from ..engines.docker.engine import DockerEngine
 from ..errors import DLEnvError
+from ..gpus.asks import Ask
+from ..gpus.leases import Lease, Leases
 from ..i18n import _
-from ..spec import Identity, new_id
+from ..spec import Identity, Role, new_id
 from ..workspace import find_root, inside
 from . import records
 from .board import BOARD, Phase
@@ -150,10 +152,19 @@ class KernelPool:
         holder = waiting.folder.path.stat()
         who = Identity(holder.st_uid, holder.st_gid)
         listener = serve_for(waiting.folder, self._owner, wish.kernel_id, environment, str(self._root), who)
-        kernel = replace(waiting, kernel_id=wish.kernel_id, listener=listener)
+        lease = await self._lease_of(waiting, wish)
+        kernel = replace(waiting, kernel_id=wish.kernel_id, listener=listener, lease=lease)
         clean_at_exit(kernel.kernel_id, kernel.ended, kernel.clean)
         BOARD.update(kernel.kernel_id, phase=Phase.READY, **environment.report())
         return kernel
+
+    async def _lease_of(self, waiting: LaunchedKernel, wish: Wish) -> Lease:
+        """Return the waiting kernel's GPUs as held under the id that it has now."""
+        request = wish.environment.resources().gpus
+        ask = Ask(wish.kernel_id, self._owner.settings.owner, Role.KERNEL.value, wish.environment.name, request)
+        lease = await Leases(self._owner.settings).renew(ask, waiting.gpu_uuids)
+        waiting.lease.close()
+        return lease
 
     async def close(self) -> None:
         """Remove every waiting kernel."""

@@ -11,6 +11,7 @@ from typing import Any
 from ..engines.docker.engine import DockerEngine
 from ..engines.process import ProcessEngine
 from ..errors import JobNotFound
+from ..gpus.leases import Lease
 from ..lastwords import read_words
 from ..server.sockets import Listener
 from ..spec import JobStatus
@@ -46,9 +47,14 @@ class LaunchedKernel:
     connection: dict[str, Any]
     listener: Listener
     attempt: int = 1
-    gpu_uuids: tuple[str, ...] = ()
+    lease: Lease = field(default_factory=Lease)
     memory_limit: int | None = None
     labels: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def gpu_uuids(self) -> tuple[str, ...]:
+        """The GPUs that it holds."""
+        return self.lease.gpus.uuids
 
     async def status(self) -> JobStatus:
         """Return the kernel's status; one whose container is gone was removed from outside."""
@@ -84,6 +90,7 @@ class LaunchedKernel:
     async def clean(self) -> None:
         """Leave nothing."""
         await self.remove_replica()
+        self.lease.close()
         cleaned(self.kernel_id)
         self.listener.close()
         self.folder.remove()
@@ -93,6 +100,7 @@ class LaunchedKernel:
     def let_go(self) -> None:
         """Leave the kernel running for another process to adopt; its folder and record stay."""
         cleaned(self.kernel_id)
+        self.lease.close()
         self.listener.close()
         self.folder.release()
         BOARD.forget(self.kernel_id)

@@ -37,7 +37,8 @@ from ..errors import DLEnvError, EngineError, UnusableImage
 from ..i18n import _
 from ..images.facts import ImageFacts
 from ..images.probe import ShortRunner
-from ..spec import CONTAINER_ROOT, Mount
+from ..resources import Mount
+from ..spec import CONTAINER_ROOT
 from . import integrity, manifest, wheels
 from .wheels import Target
 
@@ -55,6 +56,7 @@ _SCRIPTS = ("boot.py", "finder.py", "lazy.py", "compile.py")
 _NOTEBOOK_SIDE = (
     "__init__.py",
     "_version.py",
+    "resources.py",
     "spec.py",
     "errors.py",
     "i18n.py",

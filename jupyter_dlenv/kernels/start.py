@@ -6,19 +6,22 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..engines.docker.engine import DockerEngine
 from ..engines.process import ProcessEngine, inherited_environment
 from ..engines.registry import load_engine
 from ..errors import ImageNotFound
-from ..gpus.leases import lease
+from ..gpus.asks import Ask
+from ..gpus.leases import Lease, Leases
+from ..gpus.schedule import Place
 from ..i18n import _
 from ..images.pull import pull_with_progress
 from ..paths import API_SOCKET, data_dir
 from ..placement import Placement, place
-from ..spec import CONTAINER_ROOT, Identity, JobSpec, Mount, Role
+from ..resources import GpuGrant, Mount
+from ..spec import CONTAINER_ROOT, Identity, JobSpec, Role
 from ..workspace import leaving_links, link_hint
 from .board import BOARD, Phase
 from .environments import Environment
@@ -35,6 +38,21 @@ NOTEBOOK = "JPY_SESSION_NAME"
 
 
 @dataclass(frozen=True)
+class Prepared:
+    """What is to run, and what was taken for it.
+
+    Attributes:
+        identity: Who it is, None for this process's own account.
+        lease: The kernel's GPUs, which whoever gets this gives back.
+    """
+
+    spec: JobSpec
+    engine: DockerEngine | ProcessEngine
+    identity: Identity | None = None
+    lease: Lease = field(default_factory=Lease)
+
+
+@dataclass(frozen=True)
 class Start:
     """One start: what is to run, for whom, and where.
 
@@ -46,7 +64,7 @@ class Start:
         notebook: The notebook's path, empty for a kernel without one.
         attempt: Number of this start, from 1.
         pooled: Nobody waits for it yet, so nobody is told of it.
-        gpu_uuids: The GPUs of the start before, None to lease some.
+        lease: The GPUs of the start before, None to lease some.
     """
 
     environment: Environment
@@ -60,9 +78,9 @@ class Start:
     notebook: str = ""
     attempt: int = 1
     pooled: bool = False
-    gpu_uuids: tuple[str, ...] | None = None
+    lease: Lease | None = None
 
-    async def prepare(self) -> tuple[JobSpec, DockerEngine | ProcessEngine, Identity | None]:
+    async def prepare(self) -> Prepared:
         """Return what is to run, everything that it needs being there.
 
         Raises:
@@ -81,7 +99,7 @@ class Start:
         self.owner.say(text)
         self.report(Phase.PULLING, text)
 
-    async def container(self) -> tuple[JobSpec, DockerEngine, Identity | None]:
+    async def container(self) -> Prepared:
         """Return what runs in a container."""
         environment, owner = self.environment, self.owner
         engine = load_engine("docker")
@@ -97,10 +115,29 @@ class Start:
         )
         _warn_of_links(self.root, self.here, placed.user_mounts, self.log)
         runtime = await ensure_runtime(engine, placed.image.id, placed.facts, data_dir=data_dir(), progress=self.say)
-        gpus = self.gpu_uuids
-        if gpus is None:
-            gpus = await lease(engine, environment.resources().gpus)
-        return self._container_spec(placed, runtime, gpus), engine, placed.identity
+        lease = await self._lease()
+        return Prepared(self._container_spec(placed, runtime, lease.gpus), engine, placed.identity, lease)
+
+    async def _lease(self) -> Lease:
+        """Return the kernel's GPUs as soon as there are enough; a pool stands in nobody's way."""
+        if self.lease is not None:
+            if self.lease.request == self.environment.resources().gpus:
+                return self.lease
+            self.lease.close()  # the environment asks for others now
+        leases = Leases(self.owner.settings)
+        if self.pooled:
+            return await leases.now(self.ask())
+        return await leases.wait(self.ask(), self._queued, self.owner.settings.gpu_wait)
+
+    def ask(self) -> Ask:
+        """Return what the kernel asks of the ledger."""
+        environment = self.environment
+        request = environment.resources().gpus
+        return Ask(self.kernel_id, self.owner.settings.owner, Role.KERNEL.value, environment.name, request)
+
+    def _queued(self, place: Place) -> None:
+        self.owner.say(place.reason)
+        self.report(Phase.QUEUED, place.reason)
 
     async def _require_image(self, engine: DockerEngine) -> None:
         """Pull a missing image where the settings and the place allow; nobody's time-out runs meanwhile but ours."""
@@ -113,7 +150,7 @@ class Start:
                 raise
             await pull_with_progress(engine, ref, self.say)
 
-    async def process(self) -> tuple[JobSpec, ProcessEngine, Identity | None]:
+    async def process(self) -> Prepared:
         """Return what runs as a plain process."""
         environment, owner = self.environment, self.owner
         engine = load_engine("process")
@@ -137,9 +174,9 @@ class Start:
             network="host",
             attempt=self.attempt,
         )
-        return spec, engine, None
+        return Prepared(spec, engine)
 
-    def _container_spec(self, placed: Placement, runtime: Runtime, gpus: tuple[str, ...]) -> JobSpec:
+    def _container_spec(self, placed: Placement, runtime: Runtime, gpus: GpuGrant) -> JobSpec:
         environment, folder = self.environment, self.folder.path
         ours = (Mount(str(folder), RUN_DIR), Mount(str(runtime.path), MOUNT_POINT, read_only=True))
         return JobSpec(
@@ -162,7 +199,7 @@ class Start:
             resources=environment.resources(),
             network=environment.network,
             identity=placed.identity,
-            gpu_uuids=gpus,
+            gpus=gpus,
             attempt=self.attempt,
             labels={POOL_LABEL: "1"} if self.pooled else {},
         )

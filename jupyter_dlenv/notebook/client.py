@@ -28,6 +28,7 @@ class Frame(NamedTuple):
     open_lines: Dict[str, str]
     state: str
     job: Optional[Dict[str, Any]]
+    message: str = ""
 
 
 class _UnixConnection(http.client.HTTPConnection):
@@ -77,7 +78,8 @@ class Client:
         if tail is not None:
             query["tail"] = str(tail)
         for head, data in self._frames("GET", f"/jobs/{quote(job_id, safe='')}/log", None, query):
-            yield Frame(data, head["cursor"], head["open_lines"], head["state"], head.get("job"))
+            state, message = head["state"], head.get("message", "")
+            yield Frame(data, head["cursor"], head["open_lines"], state, head.get("job"), message)
 
     def build(self, body: Dict[str, Any]) -> Iterator[Frame]:
         """Yield the frames of a build to its end; to leave early ends the build.

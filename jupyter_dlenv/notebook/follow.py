@@ -54,6 +54,8 @@ def state_line(job: Dict[str, Any], state: str, now: float) -> str:
     begin, end = job.get("started_at") or job["created_at"], job.get("finished_at") or now
     place = job["image"] or _("plain processes, no container")
     words = [job["name"], state, f"{max(end - begin, 0):.1f} s", place, job["id"]]
+    if state == "PENDING" and job.get("message"):
+        words.insert(2, job["message"])
     code = job.get("exit_code")
     if code is not None and job["state"] == state:
         words.insert(2, _("exit code {code}").format(code=code))
@@ -82,7 +84,7 @@ class Display:
         """Take in a frame; show it when it holds the first line or the end, or a quarter of a second has passed."""
         first = bool(frame.data) and not self._tail.count
         self._tail.add(frame)
-        self._job = frame.job or self._job
+        self._job = frame.job or {**self._job, "message": frame.message}
         now = time.monotonic()
         if first or frame.job is not None or self._shown is None or now - self._shown >= _PERIOD_S:
             self._show(frame)
@@ -113,14 +115,18 @@ class Lines:
 
     Args:
         columns: Width of a terminal, whose last line then shows the progress bars; 0 for lines alone.
+        say: Gets what a job waits for, each time it changes.
     """
 
-    def __init__(self, write: Callable[[str], Any], columns: int = 0) -> None:
-        self._write, self._columns = write, columns
-        self._bar = ""
+    def __init__(self, write: Callable[[str], Any], columns: int = 0, say: Callable[[str], Any] = lambda text: None):
+        self._write, self._columns, self._say = write, columns, say
+        self._bar = self._said = ""
 
     def add(self, frame: Frame) -> None:
         """Print a frame's lines."""
+        if frame.state == "PENDING" and frame.message != self._said:
+            self._said = frame.message
+            self._say(frame.message)
         bar = self._bar_of(frame)
         if self._bar and (frame.data or bar != self._bar):
             self._write("\r\x1b[K")

@@ -19,6 +19,7 @@ from ..options import RunOptions, RunRequest, parse_run, usage
 from .builds import BuildDisplay, apt_body, apt_parser, build_body, build_parser, summary, until_built
 from .client import Client, Frame, find_client
 from .follow import Display, Lines, raise_for_state, state_line, terminal_columns, until_ended
+from .gpus import gpus_text, lost_here
 from .links import show_hint
 from .offer import restart_offer, restart_text
 from .packages import wrap_pip
@@ -88,9 +89,13 @@ class Session:
         built = until_built(self.client, body, self._build_viewer(what))
         print("\n".join(summary(built)))
         if built["changed"] and built["environment"] == os.environ.get("DLENV_ENVIRONMENT"):
-            print(restart_text())
-            if in_notebook(self.shell):
-                self.shell.display_pub.publish(data=restart_offer(built["environment"]), metadata={})
+            self.offer_restart(built["environment"], restart_text())
+
+    def offer_restart(self, environment: str, text: str) -> None:
+        """Offer the kernel anew, with a button where there can be one."""
+        print(text)
+        if in_notebook(self.shell):
+            self.shell.display_pub.publish(data=restart_offer(environment), metadata={})
 
     def _build_viewer(self, what: str) -> Callable[[Frame], None]:
         if not in_notebook(self.shell):
@@ -171,9 +176,8 @@ class DLEnvMagics(Magics):
 
     @line_magic
     def dlstop(self, line: str) -> None:
-        """Stop a job: %dlstop JOB"""
-        job = self._session.client.call("POST", f"/jobs/{self._job(line)['id']}/cancel", {})
-        print(state_line(job, job["state"], time.time()))
+        """Stop a job, or a kernel that waits for GPUs: %dlstop JOB"""
+        print(stop(self._session.client, words_of(line)))
 
     @line_magic
     def dlrm(self, line: str) -> None:
@@ -183,9 +187,14 @@ class DLEnvMagics(Magics):
 
     @line_magic
     def dlgpus(self, line: str) -> None:
-        """List the GPUs of the host."""
+        """List the GPUs of the host, who holds them, and who waits."""
         _no_words(line, "%dlgpus")
         print(gpus_text(self._session.client.call("GET", "/gpus")))
+        lost = lost_here()
+        if lost:
+            print(_("This kernel has lost its GPUs: the host took back {nodes}.").format(nodes=", ".join(lost)))
+            again = _("Restart the kernel to get them back.")
+            self._session.offer_restart(os.environ.get("DLENV_ENVIRONMENT", ""), again)
 
     @no_var_expand
     @cell_magic
@@ -244,11 +253,19 @@ def find_job(client: Client, words: List[str]) -> Dict[str, Any]:
     return found[0] if found else dict(client.call("GET", f"/jobs/{words[0]}"))
 
 
-def gpus_text(answer: Dict[str, Any]) -> str:
-    """Return the GPUs as lines, or why there are none."""
-    if not answer["gpus"]:
-        return _("No GPU: {message}").format(message=answer["message"] or _("no device"))
-    return "\n".join(f"{gpu['index']}  {gpu['name']}  {gpu['uuid']}" for gpu in answer["gpus"])
+def stop(client: Client, words: List[str]) -> str:
+    """Stop what an id or its beginning names and return a line that says so.
+
+    Raises:
+        JobNotFound: It names neither a job nor a kernel that waits for GPUs.
+    """
+    waiting = [item["id"] for item in client.call("GET", "/gpus")["queue"] if item["role"] == "kernel"] if words else []
+    found = [kernel for kernel in waiting if kernel.startswith(words[0])]
+    if len(words) == 1 and len(found) == 1:
+        client.call("POST", f"/kernels/{found[0]}/cancel", {})
+        return _("The kernel {id} was taken out of the queue for GPUs.").format(id=found[0])
+    job = client.call("POST", f"/jobs/{find_job(client, words)['id']}/cancel", {})
+    return state_line(job, job["state"], time.time())
 
 
 def _no_words(line: str, magic: str) -> None:

@@ -26,7 +26,7 @@ from ..errors import (
     Unsupported,
     UnusableImage,
 )
-from ..gpus.inventory import read_inventory
+from ..gpus.report import report
 from ..i18n import _
 from ..images.build import build_request_from_json
 from ..jobs.manager import JobManager, LogFrame
@@ -40,6 +40,7 @@ from ..shell.session import find_running
 from ..shell.targets import Kind
 from ..spec import Job
 from .builds import BuildFrame, Builds
+from .gpus import GpuFrame, call_off, frames, rate_of
 
 LOG_TYPE = "application/vnd.jupyter-dlenv.log"
 BODY_LIMIT = 24 << 20  # a build's context, in base64
@@ -88,7 +89,7 @@ class Answer:
     status: int = 200
 
 
-Frames = AsyncIterator["LogFrame | BuildFrame"]
+Frames = AsyncIterator["LogFrame | BuildFrame | GpuFrame"]
 Function = Callable[["Api", Call], Awaitable[Answer | Frames]]
 
 
@@ -118,15 +119,16 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def frame_bytes(frame: LogFrame | BuildFrame) -> bytes:
+def frame_bytes(frame: LogFrame | BuildFrame | GpuFrame) -> bytes:
     """Return a frame for the wire: one line of JSON, then the bytes of the log."""
-    if isinstance(frame, BuildFrame):
+    if isinstance(frame, (BuildFrame, GpuFrame)):
         return frame.to_bytes()
     head: dict[str, Any] = {
         "cursor": frame.cursor,
         "bytes": len(frame.data),
         "open_lines": dict(frame.open_lines),
         "state": frame.state.value,
+        "message": frame.message,
     }
     if frame.job is not None:
         head["job"] = frame.job.to_json()
@@ -186,23 +188,23 @@ async def read_log(api: Api, call: Call) -> Frames:
     tail = call.query.get("tail")
     if tail is not None and not (tail.isascii() and tail.isdigit() and len(tail) < 16):
         raise InvalidRequest(_("tail is a number of bytes."))
-    frames = api.jobs.frames(
+    found = api.jobs.frames(
         call.principal,
         call.parts["id"],
         call.query.get("cursor", ""),
         follow=call.query.get("follow") == "1",
         tail=int(tail) if tail is not None else None,
     )
-    return await _started(frames)
+    return await _started(found)
 
 
-async def _started(frames: Frames) -> Frames:
+async def _started(found: Frames) -> Frames:
     """Return the frames once the first is there, so that an unknown job is an error and not a broken stream."""
-    first = await anext(frames)
+    first = await anext(found)
 
     async def every() -> Frames:
         yield first
-        async for frame in frames:
+        async for frame in found:
             yield frame
 
     return every()
@@ -313,7 +315,18 @@ async def list_images(api: Api, call: Call) -> Answer:
 
 async def list_gpus(api: Api, call: Call) -> Answer:
     """GET /gpus"""
-    return Answer(asdict(await asyncio.to_thread(read_inventory)))
+    return Answer(report(await asyncio.to_thread(api.jobs.leases.overview)))
+
+
+async def watch_gpus(api: Api, call: Call) -> Frames:
+    """GET /gpus/events"""
+    return frames(api.jobs.leases, rate_of(call.query.get("hz", "1")))
+
+
+async def cancel_kernel(api: Api, call: Call) -> Answer:
+    """POST /kernels/{id}/cancel"""
+    await call_off(api.jobs.leases, call.principal.owner, call.parts["id"])
+    return Answer(None, 204)
 
 
 @dataclass(frozen=True)
@@ -354,8 +367,10 @@ ROUTES: tuple[Route, ...] = (
         person_only=frozenset({"DELETE"}),
     ),
     Route(r"/kernels", "kernels", {"GET": list_kernels}),
+    Route(rf"/kernels/{_ID}/cancel", "kernels", {"POST": cancel_kernel}),
     Route(rf"/kernels/{_ID}/terminal", "kernels", {"POST": open_kernel_terminal}, person_only=frozenset({"POST"})),
     Route(r"/images", "images", {"GET": list_images}),
     Route(r"/builds", "builds", {"POST": create_build}),
     Route(r"/gpus", "gpus", {"GET": list_gpus}),
+    Route(r"/gpus/events", "gpus", {"GET": watch_gpus}),
 )

@@ -9,8 +9,10 @@ from typing import Any
 
 from jupyter_server.extension.application import ExtensionApp
 
+from ..errors import EngineUnavailable
 from ..i18n import _
 from ..jobs.principal import Principal
+from ..jobs.waiting import advance_no_more
 from ..kernels.board import BOARD, Phase, Report
 from ..kernels.owner import owner_at
 from ..paths import server_socket
@@ -56,7 +58,15 @@ class DLEnvApp(ExtensionApp):
         self._listener = serve_jobs(path, self._principal, settings, None)
         self.log.info(_("jupyter-dlenv serves jobs at {path}").format(path=path))
         self._keep_kernels(settings)
+        self._advance_jobs()
         self._tell_events()
+
+    def _advance_jobs(self) -> None:
+        """Start jobs that wait for GPUs, if there is a ledger to wait in."""
+        try:
+            self._api.jobs.advance("server")
+        except EngineUnavailable as error:
+            self.log.warning(str(error))
 
     def _keep_kernels(self, settings: DLEnv) -> None:
         """Find the kernels of the server before this one again, before the first request can ask for them."""
@@ -100,6 +110,7 @@ class DLEnvApp(ExtensionApp):
 
     async def stop_extension(self) -> None:
         """Close the socket, and let go of the kernels that are to live on; jobs go on."""
+        advance_no_more()
         if self._tell is not None:
             BOARD.unlisten(self._tell)
             self._tell = None

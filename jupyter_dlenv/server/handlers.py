@@ -193,6 +193,17 @@ class KernelTerminalHandler(_TerminalHandler):
         await self._serve_terminal(api.open_kernel_terminal, id=id)
 
 
+class KernelCancelHandler(_ApiHandler):
+    """/kernels/{id}/cancel"""
+
+    auth_resource = f"{AUTH_PREFIX}:kernels"
+
+    @authenticated
+    @authorized
+    async def post(self, id: str) -> None:
+        await self._serve(api.cancel_kernel, id=id)
+
+
 class ImagesHandler(_ApiHandler):
     """/images"""
 
@@ -226,6 +237,17 @@ class GpusHandler(_ApiHandler):
         await self._serve(api.list_gpus)
 
 
+class GpuEventsHandler(_ApiHandler):
+    """/gpus/events"""
+
+    auth_resource = f"{AUTH_PREFIX}:gpus"
+
+    @authenticated
+    @authorized
+    async def get(self) -> None:
+        await self._serve(api.watch_gpus)
+
+
 HANDLERS: dict[str, type[_ApiHandler]] = {
     r"/jobs": JobsHandler,
     r"/jobs/(?P<id>[^/]+)": JobHandler,
@@ -235,8 +257,10 @@ HANDLERS: dict[str, type[_ApiHandler]] = {
     r"/environments": EnvironmentsHandler,
     r"/environments/(?P<name>[^/]+)": EnvironmentHandler,
     r"/kernels": KernelsHandler,
+    r"/kernels/(?P<id>[^/]+)/cancel": KernelCancelHandler,
     r"/kernels/(?P<id>[^/]+)/terminal": KernelTerminalHandler,
     r"/images": ImagesHandler,
     r"/builds": BuildsHandler,
     r"/gpus": GpusHandler,
+    r"/gpus/events": GpuEventsHandler,
 }

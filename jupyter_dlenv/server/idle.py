@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..gpus.inventory import utilization
+from ..gpus.sampler import utilization
 from ..i18n import _
 from ..kernels.board import BOARD
 from ..kernels.provisioner import ContainerProvisioner

@@ -24,10 +24,12 @@ from ..kernels.provisioner import ADOPT, ContainerProvisioner
 from ..kernels.records import KernelRecord
 from ..kernels.sweep import remove_ownerless, sweep
 from .idle import GpuIdle
+from .losses import GpuLosses
 
 _NOTE_S = 2.0
 _FILL_S = 5.0
 _IDLE_S = 15.0
+_LOSS_S = 15.0
 _SESSION = ("id", "path", "name", "type")
 
 
@@ -47,6 +49,7 @@ class Keeper:
         self._log = log
         self.pool = KernelPool(owner, log)
         self._idle = GpuIdle(owner.settings, log)
+        self._losses = GpuLosses(owner.settings.owner, log)
         self._tasks: list[asyncio.Task[None]] = []
 
     async def adopt(self) -> None:
@@ -79,7 +82,12 @@ class Keeper:
     def start(self) -> None:
         """Begin the regular work."""
         pool.register(self._owner.server_root, self.pool)
-        work = ((self.note_sessions, _NOTE_S), (self.pool.fill, _FILL_S), (self._cull, _IDLE_S))
+        work = (
+            (self.note_sessions, _NOTE_S),
+            (self.pool.fill, _FILL_S),
+            (self._cull, _IDLE_S),
+            (self._losses.look, _LOSS_S),
+        )
         self._tasks = [asyncio.ensure_future(self._regularly(function, seconds)) for function, seconds in work]
         for task in self._tasks:
             task.add_done_callback(self._ended)

@@ -14,13 +14,15 @@ from ..engines.docker.engine import DockerEngine
 from ..engines.docker.terminal import HOLD, held_container, open_terminal
 from ..engines.registry import load_engine
 from ..errors import Conflict, EngineUnavailable, ImageNotFound, InvalidRequest, NotFound, UnusableImage
-from ..gpus.leases import lease
+from ..gpus.asks import Ask
+from ..gpus.leases import Lease, Leases
 from ..i18n import _
 from ..images.pull import pull_with_progress
 from ..kernels.environments import Environment, EnvironmentManager
 from ..placement import place
+from ..resources import GpuRequest
 from ..settings import DLEnv
-from ..spec import GpuRequest, JobSpec, Role, new_id
+from ..spec import JobSpec, Role, new_id
 from ..workspace import find_root
 from .relay import ended_by_signals, relay
 from .targets import Kind, Target, choose, may_be_image_id, running
@@ -133,8 +135,8 @@ def _in_running(name: str, engine: str, container: str) -> int:
 
 def _in_new(target: Target, environment: Environment | None, settings: DLEnv, gpus: str) -> int:
     engine = _docker()
-    spec = asyncio.run(_spec(engine, target, environment, settings, gpus))
-    with ended_by_signals(), held_container(engine, engine.plan(spec)) as container:
+    spec, lease = asyncio.run(_spec(engine, target, environment, settings, gpus))
+    with ended_by_signals(), contextlib.closing(lease), held_container(engine, engine.plan(spec)) as container:
         try:
             return _terminal(engine, container)
         except Conflict as error:  # it has ended already: with Docker's own init, a command that is missing starts
@@ -157,8 +159,8 @@ def _variables(tty: bool) -> dict[str, str]:
 
 async def _spec(
     engine: DockerEngine, target: Target, environment: Environment | None, settings: DLEnv, gpus: str
-) -> JobSpec:
-    """Return a container placed as a kernel's is, that lives as long as somebody holds it."""
+) -> tuple[JobSpec, Lease]:
+    """Return a container placed as a kernel's is, that lives as long as somebody holds it, and its GPUs."""
     made = environment or Environment("image", image=target.name)
     await _require_image(engine, made.image, settings)
     here = Path.cwd()
@@ -166,8 +168,12 @@ async def _spec(
     name = environment.name if environment else ""
     placed = await place(engine, settings, image=made.image, environment=name, root=root, mounts=made.typed_mounts())
     resources = made.resources()
-    return JobSpec(
-        id=new_id(),
+    request = GpuRequest.parse(gpus) if gpus else resources.gpus
+    shell_id = new_id()
+    # At once or not at all: somebody sits there and waits.
+    lease = await Leases(settings).now(Ask(shell_id, settings.owner, Role.SHELL.value, made.image, request))
+    spec = JobSpec(
+        id=shell_id,
         role=Role.SHELL,
         argv=HOLD,
         workdir=placed.workdir(here, root),
@@ -186,8 +192,9 @@ async def _spec(
         resources=resources,
         network=made.network,
         identity=placed.identity,
-        gpu_uuids=await lease(engine, GpuRequest.parse(gpus) if gpus else resources.gpus),
+        gpus=lease.gpus,
     )
+    return spec, lease
 
 
 async def _require_image(engine: DockerEngine, ref: str, settings: DLEnv) -> None:

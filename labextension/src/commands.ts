@@ -33,6 +33,7 @@ export function actionsOf(commands: CommandRegistry): IActions {
   return {
     startNotebook: environment => run(CommandIDs.startNotebook, { environment }),
     stopKernel: kernelId => run(CommandIDs.stopKernel, { kernelId }),
+    cancelKernel: kernelId => run(CommandIDs.cancelKernel, { kernelId }),
     stopJob: (jobId, force) => run(CommandIDs.stopJob, { jobId, force }),
     openLog: (jobId, name) => run(CommandIDs.openLog, { jobId, name }),
     openTerminal: (kind, id) => run(CommandIDs.openTerminal, { kind, id }),
@@ -76,6 +77,14 @@ function addKernelCommands({ app, model, trans }: ICommandOptions): void {
         const id = String(args.kernelId);
         return model.stopKernel(id, () => shutDown(app, id, trans));
       })
+  });
+  app.commands.addCommand(CommandIDs.cancelKernel, {
+    label: trans.__('Take a Kernel Out of the Queue for GPUs'),
+    describedBy: { args: schema({ kernelId: text(trans.__('Id of the kernel.')) }, 'kernelId') },
+    execute: args =>
+      attempt(trans.__('The kernel could not be taken out of the queue'), trans, async () =>
+        model.cancelKernel(requireJobId(args.kernelId, trans))
+      )
   });
 }
 

@@ -5,6 +5,8 @@ export interface IFrame {
   /** Where to go on after this frame; opaque. */
   readonly cursor: string;
   readonly state: JobState;
+  /** What a pending job waits for; empty otherwise. */
+  readonly message: string;
   /** Text of each rank's unfinished line (a progress bar), by rank. */
   readonly openLines: Readonly<Record<string, string>>;
   /** The job, in the last frame of a followed log only. */
@@ -16,6 +18,7 @@ interface IHeader {
   cursor: string;
   bytes: number;
   state: JobState;
+  message?: string;
   open_lines?: Record<string, string>;
   job?: IJob;
 }
@@ -98,6 +101,7 @@ function frameOf(header: IHeader, body: Uint8Array): IFrame {
   return {
     cursor: header.cursor,
     state: header.state,
+    message: header.message ?? '',
     openLines: header.open_lines ?? {},
     job: header.job ?? null,
     body

@@ -78,6 +78,11 @@ export class JobLog implements IDisposable {
     return this._state;
   }
 
+  /** What a pending job waits for; empty in every other state. */
+  get waitsFor(): string {
+    return this._state === 'PENDING' ? this._waitsFor : '';
+  }
+
   get openLines(): Readonly<Record<string, string>> {
     return this._openLines;
   }
@@ -143,6 +148,7 @@ export class JobLog implements IDisposable {
     if (!this._job) {
       this._job = await this._source.job();
       this._state = this._job.state;
+      this._waitsFor = this._job.message;
       this._late = this._job.log_bytes > TAIL_BYTES;
       this._emit();
     }
@@ -195,6 +201,8 @@ export class JobLog implements IDisposable {
   private async _accept(frame: IFrame): Promise<void> {
     this._cursor = frame.cursor;
     this._openLines = frame.openLines;
+    // The last frame of an answer that does not follow the log repeats no message.
+    this._waitsFor = frame.message || this._waitsFor;
     pushLines(this.lines, frame.body);
     if (frame.job) {
       this._job = frame.job;
@@ -241,6 +249,7 @@ export class JobLog implements IDisposable {
   private _openLines: Readonly<Record<string, string>> = {};
   private _phase: LogPhase = 'idle';
   private _state: JobState | null = null;
+  private _waitsFor = '';
 }
 
 function pushLines(buffer: LineBuffer, body: Uint8Array): void {

@@ -5,13 +5,14 @@ import * as React from 'react';
 import { stateIcon } from './icons';
 import { plainLines, stateText } from './messages';
 import type { IKernel } from './tokens';
-import { hasEnded } from './tokens';
+import { hasEnded, waitsForGpus } from './tokens';
 
 export interface IKernelItemProps {
   readonly kernel: IKernel;
   readonly stopping: boolean;
   readonly trans: TranslationBundle;
   readonly onStop: (id: string) => void;
+  readonly onCancel: (id: string) => void;
   readonly onTerminal: (id: string) => void;
 }
 
@@ -31,7 +32,7 @@ export function KernelItem(props: IKernelItemProps): JSX.Element {
       {kernel.state === 'RUNNING' && kernel.engine === 'docker' && (
         <TerminalButton trans={trans} onClick={() => onTerminal(kernel.id)} />
       )}
-      {!hasEnded(kernel.state) && <StopKernelButton {...props} />}
+      {!hasEnded(kernel.state) && <EndButton {...props} />}
       {kernel.last_lines && <LastLines text={kernel.last_lines} trans={trans} />}
     </li>
   );
@@ -45,6 +46,31 @@ function KernelState({ kernel, stopping, trans }: IKernelItemProps): JSX.Element
       <StateIcon.react tag="span" className="jp-dlenv-Icon" />
       {ending ? trans.__('stopping…') : stateText(kernel.state, trans)}
     </span>
+  );
+}
+
+/** Jupyter cannot shut down a kernel that it does not have yet. */
+function EndButton(props: IKernelItemProps): JSX.Element {
+  return waitsForGpus(props.kernel) ? (
+    <CancelKernelButton {...props} />
+  ) : (
+    <StopKernelButton {...props} />
+  );
+}
+
+function CancelKernelButton({ kernel, stopping, trans, onCancel }: IKernelItemProps): JSX.Element {
+  const label = trans.__('Take this kernel out of the queue for GPUs');
+  return (
+    <button
+      className="jp-dlenv-Button"
+      aria-label={label}
+      title={label}
+      disabled={stopping}
+      onClick={() => onCancel(kernel.id)}
+    >
+      <stopIcon.react tag="span" className="jp-dlenv-Icon" />
+      {trans.__('Cancel')}
+    </button>
   );
 }
 

@@ -14,6 +14,8 @@ export interface ILogHeaderProps {
   readonly job: IJob | null;
   /** What is known of the job without the server. */
   readonly lastState: JobState | null;
+  /** What a pending job waits for, which has no log yet; empty otherwise. */
+  readonly waitsFor: string;
   readonly phase: LogPhase;
   readonly error: unknown;
   readonly stopping: boolean;
@@ -95,10 +97,11 @@ function Buttons(props: ILogHeaderProps): JSX.Element {
 }
 
 function Notes(props: ILogHeaderProps): JSX.Element {
-  const { job, phase, error, trans, shortened } = props;
+  const { job, waitsFor, phase, error, trans, shortened } = props;
   const outcome = job ? outcomeText(job, trans) : '';
   return (
     <>
+      {waitsFor && phase !== 'missing' && <p className="jp-dlenv-Note">{waitsFor}</p>}
       {outcome && <p className="jp-dlenv-Note jp-dlenv-mod-outcome">{outcome}</p>}
       {phase === 'missing' && (
         <p className="jp-dlenv-Note">

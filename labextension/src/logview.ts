@@ -102,8 +102,9 @@ export class LogView extends Panel {
 
   /** Lines come by the thousand, and the header shows none of them. */
   private _refreshHeader(): void {
-    const { job, phase, error, shortened, stopping, following } = this._headerProps();
-    const key = JSON.stringify([job, phase, String(error), shortened, stopping, following]);
+    const { job, waitsFor, phase, error, shortened, stopping, following } = this._headerProps();
+    const shown = [job, waitsFor, phase, String(error), shortened, stopping, following];
+    const key = JSON.stringify(shown);
     if (key !== this._headerKey) {
       this._headerKey = key;
       this._header.update();
@@ -112,10 +113,11 @@ export class LogView extends Panel {
 
   private _headerProps(): ILogHeaderProps {
     const { model, name, lastState, trans, onStop, onOpen } = this._options;
-    const { job, phase, error, shortened } = this._log;
+    const { job, waitsFor, phase, error, shortened } = this._log;
     return {
       name,
       job,
+      waitsFor,
       phase,
       error,
       shortened,

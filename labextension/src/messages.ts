@@ -65,6 +65,11 @@ export function outcomeText(job: IJob, trans: TranslationBundle): string {
   return [code, job.message].filter(part => part).join(' · ');
 }
 
+/** Return what a pending job waits for; empty in every other state. */
+export function waitText(job: IJob): string {
+  return job.state === 'PENDING' ? job.message : '';
+}
+
 /** Return how long the job has run as `h:mm:ss`, empty before it started; `now` is in seconds since the epoch. */
 export function elapsedText(job: IJob, now: number): string {
   if (job.started_at === null) {

@@ -8,6 +8,7 @@ import type { ILogQuery } from './joblog';
 import { JobLog, StreamSlots } from './joblog';
 import { requestAPI, requestStream } from './request';
 import type { IEnvironment, IJob, IKernel, TerminalKind } from './tokens';
+import { waitsForGpus } from './tokens';
 
 const POLL_MS = 2000;
 const POLL_MAX_MS = 30_000;
@@ -103,6 +104,7 @@ export class DLEnvModel implements IDisposable {
     const answer = await requestAPI<{ kernels: IKernel[] }>(this._settings, 'kernels');
     if (!this.isDisposed) {
       this._kernels = { items: answer.kernels, loaded: true, error: null };
+      this._forgetCancelled();
       this._stateChanged.emit();
     }
   }
@@ -127,6 +129,19 @@ export class DLEnvModel implements IDisposable {
     await this._whileStopping(id, action);
     await this.refresh();
     this._forget(id);
+  }
+
+  /**
+   * Take a kernel out of the queue for GPUs; it counts as stopping until its start has noticed.
+   *
+   * @throws ApiError
+   */
+  async cancelKernel(id: string): Promise<void> {
+    await this._whileStopping(id, async () => {
+      await requestAPI(this._settings, `kernels/${id}/cancel`, { method: 'POST', body: '{}' });
+    });
+    this._cancelled.add(id);
+    await this.refresh();
   }
 
   /** Return the log of a job, for one view to read and to dispose. */
@@ -160,6 +175,14 @@ export class DLEnvModel implements IDisposable {
     this._stateChanged.emit();
   }
 
+  private _forgetCancelled(): void {
+    const waiting = new Set(this._kernels.items.filter(waitsForGpus).map(kernel => kernel.id));
+    for (const id of [...this._cancelled].filter(id => !waiting.has(id))) {
+      this._cancelled.delete(id);
+      this._stopping.delete(id);
+    }
+  }
+
   /** One list that cannot be had leaves the others alone; when none can, the poll backs off. */
   private async _fetch(): Promise<void> {
     const [environments, kernels, jobs] = await Promise.allSettled([
@@ -174,6 +197,7 @@ export class DLEnvModel implements IDisposable {
     this._environments = sectionOf(environments, answer => answer.environments, before);
     this._kernels = sectionOf(kernels, answer => answer.kernels, this._kernels);
     this._jobs = sectionOf(jobs, answer => answer.jobs, this._jobs);
+    this._forgetCancelled();
     this._stateChanged.emit();
     if (before.loaded && namesOf(before) !== namesOf(this._environments)) {
       this._environmentsChanged.emit();
@@ -183,6 +207,7 @@ export class DLEnvModel implements IDisposable {
     }
   }
 
+  private _cancelled = new Set<string>();
   private _environments: ISection<IEnvironment> = EMPTY;
   private _environmentsChanged = new Signal<this, void>(this);
   private _jobs: ISection<IJob> = EMPTY;

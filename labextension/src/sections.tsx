@@ -4,7 +4,7 @@ import * as React from 'react';
 
 import { stateIcon } from './icons';
 import { KernelItem, TerminalButton } from './kernelitem';
-import { describeError, elapsedText, outcomeText, poolText, stateText } from './messages';
+import { describeError, elapsedText, outcomeText, poolText, stateText, waitText } from './messages';
 import type { ISection } from './model';
 import type { IEnvironment, IJob, IKernel } from './tokens';
 import { hasEnded } from './tokens';
@@ -21,6 +21,7 @@ export interface IEnvironmentsProps extends ISectionProps<IEnvironment> {
 export interface IKernelsProps extends ISectionProps<IKernel> {
   readonly stopping: ReadonlySet<string>;
   readonly onStop: (id: string) => void;
+  readonly onCancel: (id: string) => void;
   readonly onTerminal: (id: string) => void;
 }
 
@@ -51,7 +52,7 @@ export function EnvironmentsSection(props: IEnvironmentsProps): JSX.Element {
 }
 
 export function KernelsSection(props: IKernelsProps): JSX.Element {
-  const { section, trans, stopping, onStop, onTerminal } = props;
+  const { section, trans, stopping, onStop, onCancel, onTerminal } = props;
   return (
     <List
       section={section}
@@ -63,7 +64,7 @@ export function KernelsSection(props: IKernelsProps): JSX.Element {
         <KernelItem
           key={`${kernel.id} ${kernel.ended_at ?? ''}`}
           stopping={stopping.has(kernel.id)}
-          {...{ kernel, trans, onStop, onTerminal }}
+          {...{ kernel, trans, onStop, onCancel, onTerminal }}
         />
       ))}
     </List>
@@ -215,6 +216,7 @@ function JobDetail({ job, stopping, now, trans }: IJobItemProps): JSX.Element {
   const StateIcon = stateIcon(job.state);
   const ending = stopping && !hasEnded(job.state);
   const outcome = outcomeText(job, trans);
+  const wait = waitText(job);
   return (
     <>
       <span className="jp-dlenv-State">
@@ -222,6 +224,7 @@ function JobDetail({ job, stopping, now, trans }: IJobItemProps): JSX.Element {
         {ending ? trans.__('stopping…') : stateText(job.state, trans)}
         <span className="jp-dlenv-Elapsed">{elapsedText(job, now)}</span>
       </span>
+      {wait && <span className="jp-dlenv-Item-message">{wait}</span>}
       {outcome && (
         <span className="jp-dlenv-Item-detail" title={outcome}>
           {outcome}

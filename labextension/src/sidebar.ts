@@ -12,6 +12,7 @@ import type { TerminalKind } from './tokens';
 export interface IActions {
   startNotebook(environment: string): void;
   stopKernel(id: string): void;
+  cancelKernel(id: string): void;
   stopJob(id: string, force: boolean): void;
   openLog(jobId: string, name: string): void;
   openTerminal(kind: TerminalKind, id: string): void;
@@ -106,6 +107,7 @@ class KernelsList extends SectionList {
       stopping: this.model.stopping,
       trans: this.trans,
       onStop: id => this.actions.stopKernel(id),
+      onCancel: id => this.actions.cancelKernel(id),
       onTerminal: id => this.actions.openTerminal('kernels', id)
     });
   }

@@ -19,6 +19,7 @@ export namespace CommandIDs {
   export const refresh = 'jupyter-dlenv:refresh';
   export const startNotebook = 'jupyter-dlenv:start-notebook';
   export const stopKernel = 'jupyter-dlenv:stop-kernel';
+  export const cancelKernel = 'jupyter-dlenv:cancel-kernel';
   export const stopJob = 'jupyter-dlenv:stop-job';
   export const openLog = 'jupyter-dlenv:open-log';
   export const openTerminal = 'jupyter-dlenv:open-terminal';
@@ -37,6 +38,7 @@ export interface IJob {
   readonly name: string;
   readonly state: JobState;
   readonly exit_code: number | null;
+  /** What it waits for while it is pending, or how it ended. */
   readonly message: string;
   readonly engine: string;
   readonly image: string;
@@ -57,6 +59,10 @@ export interface IEnvironment {
   readonly engine: string;
   readonly image: string;
   readonly gpus: string;
+  /** Least memory of each GPU, such as `40g`; empty for any. */
+  readonly gpu_memory: string;
+  /** Whether others may use the same GPUs at the same time. */
+  readonly shared: boolean;
   /** Absent where no kernels are kept ready. */
   readonly pool_status?: IPool;
 }
@@ -77,7 +83,7 @@ export interface IKernel {
   readonly image: string;
   readonly engine: string;
   readonly state: KernelState;
-  /** How far its start has come, what is wrong with it, or why it ended. */
+  /** Its place in the queue for GPUs, how far its start has come, what is wrong with it, or why it ended. */
   readonly message: string;
   /** What it wrote last before it ended. */
   readonly last_lines: string;
@@ -100,6 +106,11 @@ const ENDED: ReadonlySet<string> = new Set<JobState>(['SUCCEEDED', 'FAILED', 'CA
 /** True when nothing can change the state any more. */
 export function hasEnded(state: JobState | KernelState): boolean {
   return ENDED.has(state);
+}
+
+/** True while a kernel's start waits for GPUs; one that was asked for just now is `QUEUED` without a message. */
+export function waitsForGpus(kernel: IKernel): boolean {
+  return kernel.state === 'QUEUED' && kernel.message !== '';
 }
 
 const JOB_ID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;

@@ -20,7 +20,8 @@ from jupyter_dlenv.engines.folder import RunFolder
 from jupyter_dlenv.engines.process import ProcessEngine
 from jupyter_dlenv.errors import Conflict, InvalidRequest, JobNotFound, Unsupported
 from jupyter_dlenv.identity import caller_identity
-from jupyter_dlenv.spec import JobSpec, JobState, JobStatus, Mount, Reason, Resources, Role, new_id
+from jupyter_dlenv.resources import Mount, Resources
+from jupyter_dlenv.spec import JobSpec, JobState, JobStatus, Reason, Role, new_id
 
 PATIENCE_S = 60
 

@@ -9,7 +9,8 @@ import pytest
 
 from jupyter_dlenv.engines.docker.request import assert_safe, command_line, create_body, require_source, shm_bytes
 from jupyter_dlenv.errors import Denied
-from jupyter_dlenv.spec import GpuRequest, Identity, JobSpec, Mount, Resources, Role, labels_of
+from jupyter_dlenv.resources import GpuAccess, GpuGrant, GpuRequest, Mount, Resources
+from jupyter_dlenv.spec import Identity, JobSpec, Role, labels_of
 
 ID = "5ab4c0de-0000-4000-8000-000000000000"
 IMAGE = "sha256:" + "a" * 64
@@ -83,13 +84,134 @@ def test_a_training_container_as_a_whole() -> None:
     }
 
 
-def test_gpus_are_asked_for_by_uuid() -> None:
-    body = create_body(spec(gpu_uuids=("GPU-1", "GPU-2")))
+GPUS = {
+    GpuAccess.TOOLKIT: GpuGrant(
+        ("GPU-1", "GPU-2"), devices=("GPU-1", "GPU-2"), env={"NVIDIA_DRIVER_CAPABILITIES": "compute,utility"}
+    ),
+    GpuAccess.CDI: GpuGrant(("GPU-1", "MIG-2"), GpuAccess.CDI, devices=("nvidia.com/gpu=GPU-1", "nvidia.com/gpu=0:1")),
+    GpuAccess.DEVICES: GpuGrant(
+        ("GPU-1",),
+        GpuAccess.DEVICES,
+        nodes=("/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia7", "/dev/nvidia-caps/nvidia-cap12"),
+        libraries=(Mount("/usr/lib/libcuda.so.550.1", "/dlenv/driver/libcuda.so.1", read_only=True),),
+        env={"LD_LIBRARY_PATH": "/dlenv/driver", "PATH": "/dlenv/driver/bin"},
+    ),
+}
+
+
+def test_the_toolkit_is_asked_for_uuids() -> None:
+    body = create_body(spec(gpus=GPUS[GpuAccess.TOOLKIT]))
     assert body["HostConfig"]["DeviceRequests"] == [
         {"Driver": "nvidia", "DeviceIDs": ["GPU-1", "GPU-2"], "Capabilities": [["gpu", "compute", "utility"]]}
     ]
     assert "NVIDIA_VISIBLE_DEVICES=GPU-1,GPU-2" in body["Env"]
+    assert "NVIDIA_DRIVER_CAPABILITIES=compute,utility" in body["Env"]
     assert body["Labels"]["io.jupyter-dlenv.lease"] == "GPU-1,GPU-2"
+    assert {"Name": "memlock", "Soft": -1, "Hard": -1} in body["HostConfig"]["Ulimits"]
+
+
+def test_cdi_is_asked_for_qualified_names() -> None:
+    body = create_body(spec(gpus=GPUS[GpuAccess.CDI]))
+    assert body["HostConfig"]["DeviceRequests"] == [
+        {"Driver": "cdi", "DeviceIDs": ["nvidia.com/gpu=GPU-1", "nvidia.com/gpu=0:1"]}
+    ]
+    assert "NVIDIA_VISIBLE_DEVICES=GPU-1,MIG-2" in body["Env"]
+    assert body["Labels"]["io.jupyter-dlenv.lease"] == "GPU-1,MIG-2"
+
+
+def test_plain_device_nodes_come_with_the_driver_s_libraries() -> None:
+    env = {"LD_LIBRARY_PATH": "/opt/lib", "PATH": "/opt/bin:/usr/bin"}
+    body = create_body(spec(env=env, gpus=GPUS[GpuAccess.DEVICES], mounts=(), mask_dirs=(), mask_files=()))
+    host = body["HostConfig"]
+    assert "DeviceRequests" not in host
+    assert host["Devices"] == [
+        {"PathOnHost": path, "PathInContainer": path, "CgroupPermissions": "rw"}
+        for path in ("/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia7", "/dev/nvidia-caps/nvidia-cap12")
+    ]
+    assert host["Mounts"] == [bind("/usr/lib/libcuda.so.550.1", "/dlenv/driver/libcuda.so.1", True)]
+    assert body["Env"] == [
+        "LD_LIBRARY_PATH=/dlenv/driver:/opt/lib",
+        "PATH=/opt/bin:/usr/bin:/dlenv/driver/bin",
+        "NVIDIA_VISIBLE_DEVICES=GPU-1",
+    ]
+
+
+def test_search_paths_that_only_the_image_sets_stay_whole() -> None:
+    body = create_body(spec(env={}, gpus=GPUS[GpuAccess.DEVICES]))
+    assert body["Env"] == ["LD_LIBRARY_PATH=/dlenv/driver", "NVIDIA_VISIBLE_DEVICES=GPU-1"]
+
+
+@pytest.mark.parametrize("access", GPUS)
+def test_the_gate_lets_each_way_to_gpus_pass(access: GpuAccess) -> None:
+    assert_safe(create_body(spec(gpus=GPUS[access])))
+
+
+@pytest.mark.parametrize(
+    ("access", "words"),
+    [
+        (GpuAccess.TOOLKIT, """--gpus '"device=GPU-1,GPU-2"'"""),
+        (GpuAccess.CDI, "--device nvidia.com/gpu=GPU-1 --device nvidia.com/gpu=0:1"),
+        (GpuAccess.DEVICES, "--device /dev/nvidiactl:/dev/nvidiactl:rw"),
+        (GpuAccess.DEVICES, "type=bind,source=/usr/lib/libcuda.so.550.1,target=/dlenv/driver/libcuda.so.1,readonly"),
+        (GpuAccess.DEVICES, "--env LD_LIBRARY_PATH=/dlenv/driver"),
+    ],
+)
+def test_the_command_for_people_shows_the_way_to_gpus(access: GpuAccess, words: str) -> None:
+    assert words in command_line(spec(gpus=GPUS[access]))
+
+
+NODE = {"PathOnHost": "/dev/nvidia0", "PathInContainer": "/dev/nvidia0", "CgroupPermissions": "rw"}
+REQUEST = {"Driver": "nvidia", "DeviceIDs": ["GPU-1"], "Capabilities": [["gpu"]]}
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        {"Devices": [{**NODE, "PathOnHost": path, "PathInContainer": path}]}
+        for path in ("/dev/sda", "/dev/nvidia0/../sda", "/dev/nvidia", "/dev/nvidia-modeset", "/dev/nvidia0\n", "")
+    ]
+    + [
+        {"Devices": [{**NODE, "PathInContainer": "/dev/mem"}]},
+        {"Devices": [{**NODE, "CgroupPermissions": "rwm"}]},
+        {"Devices": [{**NODE, "Other": "1"}]},
+        {"Devices": [NODE, {"PathOnHost": "/dev/sda"}]},
+        {"DeviceCgroupRules": ["c *:* rwm"]},
+    ]
+    + [
+        {"DeviceRequests": [change]}
+        for change in (
+            {**REQUEST, "Count": -1},
+            {**REQUEST, "Count": 1, "DeviceIDs": []},
+            {**REQUEST, "DeviceIDs": []},
+            {**REQUEST, "DeviceIDs": ["all"]},
+            {**REQUEST, "DeviceIDs": ["0"]},
+            {**REQUEST, "Driver": ""},
+            {**REQUEST, "Options": {"x": "y"}},
+            {"Driver": "cdi", "DeviceIDs": ["nvidia.com/gpu=all"]},
+            {"Driver": "cdi", "DeviceIDs": ["vendor.com/device=1"]},
+            {"Driver": "cdi", "DeviceIDs": ["nvidia.com/gpu=GPU-1", "nvidia.com/gpu=all"]},
+        )
+    ],
+)
+def test_the_gate_refuses_devices_that_were_not_leased(host: dict[str, Any]) -> None:
+    body = copy.deepcopy(create_body(spec(gpus=GpuGrant(("GPU-1",)))))
+    body["HostConfig"].update(host)
+    with pytest.raises(Denied, match="devices"):
+        assert_safe(body)
+
+
+@pytest.mark.parametrize("host", [{"Devices": [NODE]}, {"DeviceRequests": [REQUEST]}])
+def test_the_gate_refuses_devices_without_a_lease(host: dict[str, Any]) -> None:
+    body = copy.deepcopy(create_body(spec()))
+    body["HostConfig"].update(host)
+    with pytest.raises(Denied, match="devices"):
+        assert_safe(body)
+
+
+@pytest.mark.parametrize("items", [["NVIDIA_VISIBLE_DEVICES=all"], ["NVIDIA_VISIBLE_DEVICES=GPU-1"] * 2])
+def test_the_gate_refuses_to_show_more(items: list[str]) -> None:
+    with pytest.raises(Denied, match="visible devices"):
+        assert_safe({**create_body(spec()), "Env": items})
 
 
 def test_without_network_the_own_name_resolves() -> None:

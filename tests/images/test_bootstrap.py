@@ -37,7 +37,7 @@ from jupyter_dlenv.images.recipe import (
     privilege,
     unpack_argv,
 )
-from jupyter_dlenv.spec import Mount
+from jupyter_dlenv.resources import Mount
 
 RECIPE = Recipe("7", "example/image:1", "bookworm", ("python3", "python3-pip"), ("torch==2.13.0", "tqdm"))
 SITE = Source("noble", "http://mirror.example/ubuntu/", "/usr/share/keyrings/site.gpg", ("main", "universe"))

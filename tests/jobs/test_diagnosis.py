@@ -8,7 +8,8 @@ import sys
 import pytest
 
 from jupyter_dlenv.jobs.diagnosis import explain, failing_rank, last_traceback
-from jupyter_dlenv.spec import Reason, parse_size
+from jupyter_dlenv.resources import parse_size
+from jupyter_dlenv.spec import Reason
 
 REPORT = """
 E1121 10:00:00.000000 77 torch/distributed/elastic/multiprocessing/api.py:984] failed (exitcode: {other}) local_rank: 0

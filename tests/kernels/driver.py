@@ -21,7 +21,7 @@ from jupyter_client.blocking.client import BlockingKernelClient
 
 from jupyter_dlenv.images.facts import PROBE_COMMAND, PROBE_SCRIPT, ImageFacts, parse_facts
 from jupyter_dlenv.kernels.runtime import Runtime, kernel_argv, prepare
-from jupyter_dlenv.spec import Mount
+from jupyter_dlenv.resources import Mount
 
 START_TIMEOUT_S = 90
 STRICT: dict[str, Any] = {

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import shutil
 import subprocess
-import tempfile
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import docker_images
 import pytest
 from clients import environment, notebook
+from own_daemon import Daemon, own_daemon
 
 from jupyter_dlenv.engines.registry import load_engine
 from jupyter_dlenv.kernels.board import BOARD, Phase
@@ -22,81 +18,16 @@ from jupyter_dlenv.kernels.board import BOARD, Phase
 pytestmark = [pytest.mark.docker, pytest.mark.slow]
 
 
-class Daemon:
-    """A Docker daemon without a network, in a folder of its own."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.address = f"unix://{folder}/d.sock"
-        # Beside it, as distributions run it: a daemon that starts containerd itself takes it along when it is killed.
-        places = [f"--root={folder}/c", f"--state={folder}/cs", f"--address={folder}/c.sock"]
-        with open(folder / "containerd.log", "wb") as log:
-            self.containerd = subprocess.Popen(["containerd", *places], stdout=log, stderr=log)
-        self.start()
-
-    def start(self) -> None:
-        """Start it and wait until it answers."""
-        options = [f"--data-root={self.folder}/data", f"--exec-root={self.folder}/exec", f"--host={self.address}"]
-        options += [f"--containerd={self.folder}/c.sock", f"--pidfile={self.folder}/pid"]
-        options += ["--bridge=none", "--iptables=false", "--live-restore"]
-        with open(self.folder / "log", "ab") as log:
-            # In a network of its own: a daemon without a bridge removes the host's docker0.
-            command = ["unshare", "--net", "dockerd", *options]
-            self.process = subprocess.Popen(command, stdout=log, stderr=log)
-        for _ in range(300):
-            if subprocess.run(self.client("version"), capture_output=True, check=False).returncode == 0:
-                return
-            assert self.process.poll() is None, (self.folder / "log").read_text()[-2000:]
-            time.sleep(0.1)
-        raise AssertionError((self.folder / "log").read_text()[-2000:])
-
-    def client(self, *words: str) -> list[str]:
-        """Return a docker command that talks to it."""
-        return ["docker", "--host", self.address, *words]
-
-    def load(self, image: str) -> None:
-        """Copy an image from the host's own daemon."""
-        with subprocess.Popen(["docker", "save", image], stdout=subprocess.PIPE) as source:
-            subprocess.run(self.client("load"), stdin=source.stdout, check=True, capture_output=True)
-
-    @contextmanager
-    def killed(self) -> Iterator[None]:
-        """End it at once, as a crash does, and start it again afterwards."""
-        self.process.kill()
-        self.process.wait()
-        try:
-            yield
-        finally:
-            self.start()
-
-    def stop(self) -> None:
-        """End it and its containers."""
-        ids = subprocess.run(self.client("ps", "-aq"), capture_output=True, text=True, check=True).stdout.split()
-        if ids:
-            subprocess.run(self.client("rm", "-f", *ids), capture_output=True, check=True)
-        for process in (self.process, self.containerd):
-            process.terminate()
-            process.wait(60)
-
-
 @pytest.fixture
 def daemon(monkeypatch: pytest.MonkeyPatch) -> Iterator[Daemon]:
     """A daemon that this process's engine talks to."""
-    if os.geteuid() != 0 or shutil.which("dockerd") is None:
-        pytest.skip("only root can start a daemon of its own")
-    image = docker_images.base_image()
-    folder = Path(tempfile.mkdtemp(prefix="dld-", dir="/tmp"))
-    mine = Daemon(folder)
-    try:
-        mine.load(image)
+    with own_daemon(docker_images.base_image()) as mine:
         monkeypatch.setenv("DOCKER_HOST", mine.address)
         load_engine.cache_clear()
-        yield mine
-    finally:
-        load_engine.cache_clear()
-        mine.stop()
-        subprocess.run(["umount", "--lazy", str(folder / "data")], check=False)  # it mounted its folder on itself
-        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            yield mine
+        finally:
+            load_engine.cache_clear()
 
 
 async def eventually(condition: Callable[[], bool]) -> None:

@@ -30,7 +30,7 @@ from jupyter_dlenv.errors import DLEnvError
 from jupyter_dlenv.images.facts import ImageFacts, facts_to_text
 from jupyter_dlenv.kernels.integrity import damaged_files, is_whole
 from jupyter_dlenv.kernels.runtime import BYTECODE, MOUNT_POINT, Runtime, prepare
-from jupyter_dlenv.spec import Mount
+from jupyter_dlenv.resources import Mount
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow]
 

@@ -6,7 +6,9 @@ import asyncio
 import os
 import signal
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -16,23 +18,26 @@ from docker.errors import APIError, DockerException
 from docker.errors import NotFound as ApiNotFound
 from docker.utils import kwargs_from_env
 
-from ...errors import Conflict, DLEnvError, EngineUnavailable, ImageNotFound, JobNotFound, PullFailed, StartFailed
+from ...errors import DLEnvError, EngineUnavailable, ImageNotFound, JobNotFound, PullFailed
 from ...i18n import _
-from ...spec import Job, JobSpec, JobState, JobStatus, Mount
+from ...resources import Mount
+from ...spec import Job, JobSpec, JobState, JobStatus
 from .. import folder
 from ..base import Capabilities, Engine, LogChunk, Plan, PullProgress
 from ..folder import RunFolder
+from .daemon import DaemonInfo, daemon_info
 from .events import EventStream
-from .failures import api_failure, image_missing, unreachable
+from .failures import CANNOT_START, api_failure, gpus_taken, image_missing, name_taken, unreachable, without_pinning
 from .pulls import PullTracker, split_reference
 from .request import LABEL_PREFIX, assert_safe, command_line, container_name, create_body, id_in, name_of, short_body
-from .state import ImageInfo, image_info, job_of, newest_attempts, removed_status, status_of
+from .state import LIVE, ImageInfo, image_info, job_of, listed_job, newest_attempts, removed_status, rival_of, status_of
 
 T = TypeVar("T")
 
 _TIMEOUT_S = 60
 _POLL_S = 0.05
 _NAMES_IN_A_FILTER = 50
+_LEASED = f"{LABEL_PREFIX}lease"
 _SHIM_GRACE_S = 2.0  # beyond the caller's grace: the shim's own ladder ends first
 
 
@@ -57,8 +62,7 @@ class DockerEngine(Engine):
         """Return this thread's client; a requests session is not made for several threads."""
         client: APIClient | None = getattr(self._local, "client", None)
         if client is None:
-            client = self._connect()
-            self._local.client = client
+            client = self._local.client = self._connect()
         return client
 
     def _connect(self) -> APIClient:
@@ -104,13 +108,19 @@ class DockerEngine(Engine):
     def _submit(self, plan: Plan) -> Job:
         container = self.call(lambda client: self._create(client, plan))
         try:
+            self.refuse_rival(container, plan.spec)
             self.call(lambda client: client.start(container))
-        except EngineUnavailable:
-            raise
-        except StartFailed:
+        except CANNOT_START as error:
             self.call(lambda client: client.remove_container(container, v=True, force=True))
-            raise
+            if (weaker := without_pinning(plan.request, error.message)) is None:
+                raise
+            return self._submit(replace(plan, request=weaker))
         return self.call(lambda client: job_of(client.inspect_container(container)))
+
+    def refuse_rival(self, container: str, spec: JobSpec) -> None:
+        """Look once more between create and start: whoever keeps another ledger shows here, if nowhere else."""
+        if spec.gpus.uuids and (rival := rival_of(container, self.leases(), time.time())):
+            raise gpus_taken(rival.name)
 
     def _create(self, client: APIClient, plan: Plan) -> str:
         name = container_name(plan.spec)
@@ -128,9 +138,7 @@ class DockerEngine(Engine):
     def _adopt(self, client: APIClient, name: str, spec: JobSpec) -> str:
         found = client.inspect_container(name)
         if found["Config"]["Labels"].get(LABEL_PREFIX + "spec") != spec.digest():
-            raise Conflict(
-                _("A container named {name} runs something else.").format(name=name), hint=f"docker inspect {name}"
-            )
+            raise name_taken(name)
         return str(found["Id"])
 
     async def poll(self, ids: Iterable[str]) -> dict[str, JobStatus]:
@@ -313,6 +321,26 @@ class DockerEngine(Engine):
         except DLEnvError:
             return None  # it has ended meanwhile
 
+    async def execute(self, native_id: str, argv: Sequence[str]) -> tuple[int, bytes]:
+        """Run a short command in a running container, as its user; return its exit code and output."""
+
+        def execute(client: APIClient) -> tuple[int, bytes]:
+            exec_id = client.exec_create(native_id, list(argv))["Id"]
+            output = bytes(client.exec_start(exec_id))
+            return int(client.exec_inspect(exec_id)["ExitCode"]), output
+
+        return await self._ask(execute)
+
+    def info(self) -> DaemonInfo:
+        """Return what the daemon says of itself now; it may have been set up anew since the last time."""
+        address = self._base_url or os.environ.get("DOCKER_HOST", "")
+        return daemon_info(self.call(lambda client: client.info()), address)
+
+    def leases(self) -> Sequence[Job]:
+        """Return what holds GPUs by its label and has not ended. Asks in this thread."""
+        found = self.call(lambda client: client.containers(filters={"label": _LEASED, "status": list(LIVE)}))
+        return [listed_job(item) for item in found if item["Labels"].get(_LEASED) and id_in(item["Names"][0])]
+
     @cached_property
     def events(self) -> EventStream:
         """What happens to our containers."""
@@ -321,9 +349,7 @@ class DockerEngine(Engine):
     @cached_property
     def security_options(self) -> tuple[str, ...]:
         """The daemon's modes, such as ``rootless`` and ``userns``. Asks the daemon the first time."""
-        info: Mapping[str, Any] = self.call(lambda client: client.info())
-        options = info.get("SecurityOptions") or []
-        return tuple(option.split(",")[0].partition("name=")[2] for option in options)
+        return self.info().security_options
 
 
 def remove_container(client: APIClient, container: str) -> None:

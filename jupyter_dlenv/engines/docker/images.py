@@ -26,7 +26,7 @@ from ...images.bootstrap import BuildContainer
 from ...images.build import DOCKERFILE, BuildPlan, BuildStep, ImageAbout, archive
 from ...images.recipe import tool_failed
 from ...images.reference import parse_reference
-from ...spec import Mount
+from ...resources import Mount
 from .builds import BuildTracker
 from .failures import api_failure, unreachable
 from .pulls import PullTracker, split_reference

@@ -9,7 +9,8 @@ from typing import Any
 
 from ...errors import Denied
 from ...i18n import _
-from ...spec import CONTAINER_ROOT, JobSpec, Mount, Role, labels_of
+from ...resources import GpuAccess, Mount
+from ...spec import CONTAINER_ROOT, JobSpec, Role, labels_of
 
 RUN_DIR = f"{CONTAINER_ROOT}/run"
 SHIM = f"{CONTAINER_ROOT}/shim.py"
@@ -19,12 +20,19 @@ _GIB = 1 << 30
 _DEFAULT_SHM_BYTES = 2 * _GIB
 _MASK_BYTES = 4096
 _PIDS_LIMIT = 16384  # threads count too: NCCL and OpenMP start thousands
+_GPU_CAPABILITIES = ("gpu", "compute", "utility")
+_VISIBLE = "NVIDIA_VISIBLE_DEVICES"
 _NO_DEVICES = "void"  # CUDA images carry NVIDIA_VISIBLE_DEVICES=all; without a lease nothing may show
 
 _FORBIDDEN_SOURCES = ("/", "/boot", "/dev", "/etc", "/proc", "/run", "/sys", "/var/lib/docker", "/var/run")
 _FORBIDDEN_SOCKETS = ("docker.sock", "containerd.sock", "podman.sock", "crio.sock")
 _NAME = re.compile(r"dlenv-([0-9a-f-]{36})-\d+")
 _NETWORKS = ("none", "bridge", "host")
+_GPU_NODE = re.compile(r"/dev/(nvidia\d+|nvidiactl|nvidia-uvm|nvidia-uvm-tools|nvidia-caps/nvidia-cap\d+)")
+_GPU_ID = {
+    "nvidia": re.compile(r"(GPU|MIG)-[0-9A-Za-z/-]+"),
+    "cdi": re.compile(r"nvidia\.com/gpu=(?!all$)[0-9A-Za-z.:-]+"),
+}
 
 
 def container_name(spec: JobSpec) -> str:
@@ -85,7 +93,7 @@ def short_body(image_id: str, argv: Sequence[str], user: str, mounts: Sequence[M
         "Entrypoint": list(argv),
         "Cmd": [],
         "WorkingDir": "/",
-        "Env": [f"NVIDIA_VISIBLE_DEVICES={_NO_DEVICES}"],
+        "Env": [f"{_VISIBLE}={_NO_DEVICES}"],
         "Labels": {LABEL_PREFIX + "short": "1"},
         "Healthcheck": {"Test": ["NONE"]},
         "HostConfig": {
@@ -101,7 +109,7 @@ def short_body(image_id: str, argv: Sequence[str], user: str, mounts: Sequence[M
 
 def _host_config(spec: JobSpec, hostname: str) -> dict[str, Any]:
     config: dict[str, Any] = {
-        "Mounts": [_bind(mount) for mount in spec.mounts] + _masks(spec),
+        "Mounts": [_bind(mount) for mount in (*spec.mounts, *spec.gpus.libraries)] + _masks(spec),
         "CapDrop": ["ALL"],
         "SecurityOpt": ["no-new-privileges:true"],
         "Init": True,
@@ -138,15 +146,24 @@ def _limits(spec: JobSpec) -> dict[str, Any]:
 
 
 def _devices(spec: JobSpec) -> dict[str, Any]:
-    if not spec.gpu_uuids:
+    gpus = spec.gpus
+    if not gpus.uuids:
         return {}
-    request = {"Driver": "nvidia", "DeviceIDs": list(spec.gpu_uuids), "Capabilities": [["gpu", "compute", "utility"]]}
-    return {"DeviceRequests": [request]}
+    if gpus.access is GpuAccess.DEVICES:
+        return {"Devices": [_node(path) for path in gpus.nodes]}
+    if gpus.access is GpuAccess.CDI:
+        return {"DeviceRequests": [{"Driver": "cdi", "DeviceIDs": list(gpus.devices)}]}
+    ids = list(gpus.devices or gpus.uuids)
+    return {"DeviceRequests": [{"Driver": "nvidia", "DeviceIDs": ids, "Capabilities": [list(_GPU_CAPABILITIES)]}]}
+
+
+def _node(path: str) -> dict[str, str]:
+    return {"PathOnHost": path, "PathInContainer": path, "CgroupPermissions": "rw"}
 
 
 def _gpu_ulimits(spec: JobSpec) -> list[dict[str, Any]]:
     """Pinned memory for GPUs; not asked for elsewhere, because a daemon that is itself confined may not grant it."""
-    return [{"Name": "memlock", "Soft": -1, "Hard": -1}] if spec.gpu_uuids else []
+    return [{"Name": "memlock", "Soft": -1, "Hard": -1}] if spec.gpus.uuids else []
 
 
 def _user(spec: JobSpec) -> str:
@@ -156,8 +173,18 @@ def _user(spec: JobSpec) -> str:
 
 
 def _environment(spec: JobSpec) -> list[str]:
-    fixed = {"NVIDIA_VISIBLE_DEVICES": ",".join(spec.gpu_uuids) or _NO_DEVICES}
-    return [f"{key}={value}" for key, value in {**spec.env, **fixed}.items()]
+    gpus = {key: _merged(key, value, spec.env.get(key, "")) for key, value in spec.gpus.env.items()}
+    fixed = {_VISIBLE: ",".join(spec.gpus.uuids) or _NO_DEVICES}
+    return [f"{key}={value}" for key, value in {**spec.env, **gpus, **fixed}.items() if value or key in spec.env]
+
+
+def _merged(key: str, value: str, own: str) -> str:
+    """Return a variable that goes with the GPUs, joined with the container's own where it is a search path."""
+    if key == "LD_LIBRARY_PATH":  # first, because a driver's library that an image carries belongs to another driver
+        return f"{value}:{own}" if own else value
+    if key == "PATH":  # last, because the image's own programs come first; without any, the image's default holds
+        return f"{own}:{value}" if own else ""
+    return value
 
 
 def _bind(mount: Mount) -> dict[str, Any]:
@@ -195,13 +222,13 @@ def assert_safe(body: Mapping[str, Any]) -> None:
         "namespaces": host.get("IpcMode") == "private" and not (host.get("PidMode") or host.get("UsernsMode")),
         "network": host.get("NetworkMode") in _NETWORKS,
         "ports": not (host.get("PortBindings") or host.get("PublishAllPorts")),
-        "devices": not (host.get("Devices") or host.get("DeviceCgroupRules")),
+        "devices": not host.get("DeviceCgroupRules") and _gpus_by_name(body),
         "typed mounts": not (host.get("Binds") or host.get("VolumesFrom")),
         "restart": host.get("RestartPolicy") == {"Name": "no"},
         "log driver": bool(host.get("LogConfig", {}).get("Type")),
         "healthcheck": body.get("Healthcheck") == {"Test": ["NONE"]},
         "labels": bool(body.get("Labels", {}).get(LABEL_PREFIX + "owner")),
-        "visible devices": any(str(item).startswith("NVIDIA_VISIBLE_DEVICES=") for item in body["Env"]),
+        "visible devices": len(_visible(body)) == 1 and "all" not in _visible(body)[0].split(","),
         "groups": "0" not in host.get("GroupAdd", []),
     }
     broken = [rule for rule, kept in rules.items() if not kept]
@@ -213,6 +240,29 @@ def assert_safe(body: Mapping[str, Any]) -> None:
         elif mount["Type"] not in ("bind", "tmpfs"):
             message = _("Mounts of type {type} are not allowed (rule: typed mounts).")
             raise Denied(message.format(type=mount["Type"]))
+
+
+def _visible(body: Mapping[str, Any]) -> list[str]:
+    return [item.partition("=")[2] for item in map(str, body["Env"]) if item.startswith(f"{_VISIBLE}=")]
+
+
+def _gpus_by_name(body: Mapping[str, Any]) -> bool:
+    """True when a body asks for named NVIDIA devices only: a count would be GPUs 0..N-1 for everybody."""
+    nodes, requests = body["HostConfig"].get("Devices") or [], body["HostConfig"].get("DeviceRequests") or []
+    leased = _visible(body) not in ([], [""], [_NO_DEVICES])
+    return (leased or not (nodes or requests)) and all(map(_is_gpu_node, nodes)) and all(map(_names_gpus, requests))
+
+
+def _is_gpu_node(device: Mapping[str, Any]) -> bool:
+    path = str(device.get("PathOnHost"))
+    return bool(_GPU_NODE.fullmatch(path)) and device == _node(path)
+
+
+def _names_gpus(request: Mapping[str, Any]) -> bool:
+    pattern, ids = _GPU_ID.get(str(request.get("Driver"))), request.get("DeviceIDs")
+    if pattern is None or not ids or not set(request) <= {"Driver", "DeviceIDs", "Capabilities"}:
+        return False
+    return all(pattern.fullmatch(str(each)) for each in ids)
 
 
 def require_source(path: str) -> None:
@@ -242,15 +292,26 @@ def command_line(spec: JobSpec) -> str:
         words += ["--memory", str(host["Memory"])]
     if spec.resources.cpus:
         words += ["--cpus", f"{spec.resources.cpus:g}"]
-    if spec.gpu_uuids:
-        words += ["--gpus", '"device=' + ",".join(spec.gpu_uuids) + '"']
+    words += _gpu_words(host)
     for group in host["GroupAdd"]:
         words += ["--group-add", group]
-    for mount in spec.mounts:
+    for mount in (*spec.mounts, *spec.gpus.libraries):
         words += ["--mount", mount_words(mount)]
     for item in body["Env"]:
         words += ["--env", item]
     return shlex.join([*words, "--entrypoint", spec.argv[0], spec.image_ref or str(spec.image), *spec.argv[1:]])
+
+
+def _gpu_words(host: Mapping[str, Any]) -> list[str]:
+    words = []
+    for node in host.get("Devices", []):
+        words += ["--device", f"{node['PathOnHost']}:{node['PathInContainer']}:{node['CgroupPermissions']}"]
+    for request in host.get("DeviceRequests", []):
+        if request["Driver"] == "cdi":
+            words += [word for name in request["DeviceIDs"] for word in ("--device", name)]
+        else:
+            words += ["--gpus", '"device=' + ",".join(request["DeviceIDs"]) + '"']  # quoted: the option's value is CSV
+    return words
 
 
 def mount_words(mount: Mount) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -12,7 +12,9 @@ from ...jobs.diagnosis import explain
 from ...spec import Job, JobState, JobStatus, Reason, Role
 from .request import LABEL_PREFIX, id_in
 
-_LIVE = {
+_START_S = 60.0
+
+LIVE = {
     "created": JobState.STARTING,
     "running": JobState.RUNNING,
     "paused": JobState.RUNNING,
@@ -33,7 +35,7 @@ def status_of(inspect: Mapping[str, Any]) -> JobStatus:
     """Return the status of an inspected container; an exit code counts only once the container has exited."""
     state = inspect["State"]
     started = epoch(state.get("StartedAt", ""))
-    live = _LIVE.get(state["Status"])
+    live = LIVE.get(state["Status"])
     if live:
         return JobStatus(live, started_at=started)
     code = int(state["ExitCode"])
@@ -61,6 +63,51 @@ def job_of(inspect: Mapping[str, Any]) -> Job:
         status=status_of(inspect),
         labels=labels,
     )
+
+
+def listed_job(item: Mapping[str, Any]) -> Job:
+    """Return the job that an entry of Docker's list describes, which tells less than an inspect: no start, only when
+    the container was made."""
+    status = {"Status": item["State"], "StartedAt": ""}
+    config = {"Labels": item["Labels"]}
+    job = job_of({"Id": item["Id"], "Name": item["Names"][0], "State": status, "Config": config})
+    return replace(job, status=replace(job.status, started_at=float(item["Created"])))
+
+
+def never_started(job: Job, now: float) -> bool:
+    """Return whether a listed container was made and then forgotten: its starter has had the time to start it."""
+    return job.status.state is JobState.STARTING and now - (job.status.started_at or 0) > _START_S
+
+
+def rival_of(container: str, listed: Iterable[Job], now: float) -> Job | None:
+    """Return who has the right to a container's GPUs before it does: whoever was made earlier.
+
+    Args:
+        listed: What holds GPUs by its label, the container among them.
+        now: Seconds since the epoch.
+    """
+    others = {job.native_id: job for job in listed if not never_started(job, now)}
+    mine = others.pop(container, None)
+    if mine is None:
+        return None
+    earlier = [
+        job
+        for job in others.values()
+        if job.id != mine.id and _leased(job) & _leased(mine) and not _share(job, mine) and _age(job) < _age(mine)
+    ]
+    return next(iter(earlier), None)
+
+
+def _leased(job: Job) -> set[str]:
+    return set(filter(None, job.labels.get("lease", "").split(",")))
+
+
+def _share(one: Job, other: Job) -> bool:
+    return one.labels.get("shared") == other.labels.get("shared") == "1"
+
+
+def _age(job: Job) -> tuple[float, str]:
+    return job.status.started_at or 0, job.native_id
 
 
 def _is_known(labels: Mapping[str, str]) -> bool:

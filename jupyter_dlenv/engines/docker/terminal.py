@@ -18,6 +18,7 @@ from ...errors import DLEnvError, EngineError, NotFound
 from ...i18n import _
 from ..base import Plan
 from .engine import DockerEngine, remove_container
+from .failures import CANNOT_START, without_pinning
 from .request import assert_safe, container_name
 
 STDOUT = 1
@@ -224,17 +225,35 @@ def held_container(engine: DockerEngine, plan: Plan) -> Iterator[str]:
     Raises:
         StartFailed: It could not be started.
     """
-    body = dict(plan.request)
+    container, held = _begin(engine, plan)
+    try:
+        yield container
+    finally:
+        held.close()
+        engine.call(lambda client: remove_container(client, container))
+
+
+def _begin(engine: DockerEngine, plan: Plan) -> tuple[str, _Connection]:
+    """Start a container whose input is held open, and return both."""
+    try:
+        return _try(engine, plan, plan.request)
+    except CANNOT_START as error:
+        weaker = without_pinning(plan.request, error.message)
+        if weaker is None:
+            raise
+        return _try(engine, plan, weaker)
+
+
+def _try(engine: DockerEngine, plan: Plan, request: Mapping[str, Any]) -> tuple[str, _Connection]:
+    body = dict(request)
     assert_safe(body)
     name = container_name(plan.spec)
-    container = engine.call(lambda client: str(client.create_container_from_config(body, name)["Id"]))
-    try:
+    with contextlib.ExitStack() as undo:
+        container = engine.call(lambda client: str(client.create_container_from_config(body, name)["Id"]))
+        undo.callback(engine.call, lambda client: remove_container(client, container))
+        engine.refuse_rival(container, plan.spec)
         path = f"/containers/{container}/attach?stream=1&stdin=1"
-        held = engine.call(lambda client: _hijack(client, path, {}))
-        try:
-            engine.call(lambda client: client.start(container))
-            yield container
-        finally:
-            held.close()
-    finally:
-        engine.call(lambda client: remove_container(client, container))
+        held = undo.enter_context(contextlib.closing(engine.call(lambda client: _hijack(client, path, {}))))
+        engine.call(lambda client: client.start(container))
+        undo.pop_all()
+    return container, held

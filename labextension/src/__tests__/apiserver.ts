@@ -3,7 +3,7 @@ import type { IncomingMessage, ServerResponse } from 'http';
 import { createServer } from 'http';
 import type { AddressInfo } from 'net';
 
-import type { IJob } from '../tokens';
+import type { IEnvironment, IJob } from '../tokens';
 
 export const JOB_ID = '5ab4c0de-0000-4000-8000-000000000000';
 
@@ -73,6 +73,19 @@ export function job(changes: Partial<IJob> = {}): IJob {
     finished_at: null,
     log_path: '/var/log/job',
     log_bytes: 0,
+    ...changes
+  };
+}
+
+export function environment(changes: Partial<IEnvironment> = {}): IEnvironment {
+  return {
+    name: 'torch',
+    display_name: '',
+    engine: 'docker',
+    image: 'img:1',
+    gpus: '',
+    gpu_memory: '',
+    shared: false,
     ...changes
   };
 }

@@ -38,6 +38,13 @@ describe('FrameParser', () => {
     expect(frames.map(textOf)).toEqual(['训练 1\n\n2\n', '{"bytes": 1}\n']);
   });
 
+  it('reads what a pending job waits for', () => {
+    const header = { cursor: 'a', state: 'PENDING' };
+    const bytes = [bytesOf({ ...header, message: 'Waits.' }, ''), bytesOf(header, '')];
+    const frames = bytes.flatMap(each => new FrameParser().push(each));
+    expect(frames.map(({ message }) => message)).toEqual(['Waits.', '']);
+  });
+
   it('gives out a frame without a body at once', () => {
     const frames = new FrameParser().push(bytesOf({ cursor: 'a', state: 'PENDING' }, ''));
     expect(frames.map(textOf)).toEqual(['']);

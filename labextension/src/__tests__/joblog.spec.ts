@@ -10,11 +10,13 @@ const JOB = `GET jobs/${JOB_ID}`;
 
 let server: IApiServer;
 let model: DLEnvModel;
+let opened: JobLog;
 
 async function open(...table: Parameters<typeof serve>): Promise<JobLog> {
   server = await serve(...table);
   model = new DLEnvModel(server.settings);
-  return model.log(JOB_ID);
+  opened = model.log(JOB_ID);
+  return opened;
 }
 
 /** Resolve when the condition holds after a change. */
@@ -36,6 +38,7 @@ function linesOf({ lines }: JobLog): string[] {
 }
 
 afterEach(async () => {
+  opened.dispose(); // one that never ended would try again for ever
   model.dispose();
   await server.close();
 });
@@ -95,6 +98,34 @@ describe('JobLog', () => {
     await until(log, () => log.state === 'RUNNING');
     expect(log.openLines).toEqual({ '1': '5/9', '0': '6/9' });
     expect(log.job?.started_at).toBe(1001);
+    log.dispose();
+  });
+
+  it('says what a pending job waits for, until it starts', async () => {
+    const send: Record<string, () => void> = {};
+    const log = await open({
+      [JOB]: always(200, job({ state: 'PENDING', message: 'Place 2 in the queue.' })),
+      [LOG]: (_request, response) => {
+        const pending = { cursor: 'c', state: 'PENDING' };
+        send.place = () =>
+          // Without a message the second one has no news.
+          response.write(frame({ ...pending, message: 'Place 1.' }) + frame(pending));
+        send.start = () => response.write(frame({ cursor: 'c1' }, 'up\n'));
+        response.flushHeaders();
+      }
+    });
+    const said: string[] = [];
+    log.changed.connect(() => said.push(log.waitsFor));
+    log.start();
+    await until(log, () => log.waitsFor === 'Place 2 in the queue.');
+    while (!send.place) {
+      await new Promise(resolve => setTimeout(resolve, 5));
+    }
+    send.place();
+    await until(log, () => said.length === 3);
+    send.start();
+    await until(log, () => log.lines.length === 1);
+    expect(said).toEqual(['Place 2 in the queue.', 'Place 1.', 'Place 1.', '']);
     log.dispose();
   });
 

@@ -1,6 +1,6 @@
 import { nullTranslator } from '@jupyterlab/translation';
 
-import { describeError, elapsedText, outcomeText, stateText } from '../messages';
+import { describeError, elapsedText, outcomeText, stateText, waitText } from '../messages';
 import { ApiError } from '../request';
 import type { IJob, JobState } from '../tokens';
 import { job } from './apiserver';
@@ -23,6 +23,15 @@ describe('outcomeText', () => {
     [{ state: 'LOST', exit_code: null, message: 'Nobody saw its end.' }, 'Nobody saw its end.']
   ])('tells of %j %j', (changes, text) => {
     expect(outcomeText(job(changes), trans)).toBe(text);
+  });
+});
+
+describe('waitText', () => {
+  it.each<[Partial<IJob>, string]>([
+    [{ state: 'PENDING', message: 'Waits for 2 GPUs.' }, 'Waits for 2 GPUs.'],
+    [{ state: 'RUNNING', message: 'The GPU fails.' }, '']
+  ])('of %j is %j', (changes, text) => {
+    expect(waitText(job(changes))).toBe(text);
   });
 });
 

@@ -1,9 +1,9 @@
 import { DLEnvModel } from '../model';
 import { ApiError, requestAPI } from '../request';
 import type { IApiServer } from './apiserver';
-import { always, answer, job, JOB_ID, serve } from './apiserver';
+import { always, answer, environment, job, JOB_ID, serve } from './apiserver';
 
-const ENVIRONMENT = { name: 'torch', display_name: '', engine: 'docker', image: 'img:1', gpus: '' };
+const ENVIRONMENT = environment();
 const KERNEL = { id: 'k', environment: 'torch', image: 'img:1', state: 'RUNNING' };
 
 let server: IApiServer;
@@ -104,6 +104,33 @@ describe('DLEnvModel', () => {
     });
     expect(during).toEqual([true]);
     expect(model.stopping.has('k')).toBe(false);
+  });
+
+  it('takes a kernel out of the queue, which counts as stopping until its start has noticed', async () => {
+    const queued = { ...KERNEL, id: JOB_ID, state: 'QUEUED', message: 'Place 2 in the queue.' };
+    const listed = [queued];
+    const cancels: string[] = [];
+    await start({
+      'GET kernels': (_request, response) => answer(response, 200, { kernels: listed }),
+      [`POST kernels/${JOB_ID}/cancel`]: (request, response) => {
+        cancels.push(`${request.headers['content-type']}`);
+        response.writeHead(204).end();
+      }
+    });
+    await model.cancelKernel(JOB_ID);
+    expect(cancels).toEqual(['application/json']);
+    expect(server.requests).toContain('GET kernels');
+    expect([model.kernels.items.length, model.stopping.has(JOB_ID)]).toEqual([1, true]);
+    listed.pop();
+    await model.refreshKernels();
+    expect([model.kernels.items.length, model.stopping.has(JOB_ID)]).toEqual([0, false]);
+  });
+
+  it('leaves a kernel alone that waits no more', async () => {
+    const refusal = { error: 'JobNotFound', message: 'No kernel waits.', hint: '' };
+    await start({ [`POST kernels/${JOB_ID}/cancel`]: always(404, refusal) });
+    await expect(model.cancelKernel(JOB_ID)).rejects.toMatchObject({ message: 'No kernel waits.' });
+    expect(model.stopping.size).toBe(0);
   });
 
   it('opens a terminal and says its name', async () => {

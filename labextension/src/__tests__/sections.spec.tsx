@@ -12,6 +12,7 @@ import { ApiError } from '../request';
 import type { IJobsProps, IKernelsProps } from '../sections';
 import { EnvironmentsSection, JobsSection, KernelsSection } from '../sections';
 import type { IJob, IKernel, IPool } from '../tokens';
+import { environment } from './apiserver';
 
 const trans = nullTranslator.load('jupyter_dlenv');
 const NONE = { items: [], loaded: true, error: null };
@@ -81,7 +82,7 @@ describe('EnvironmentsSection', () => {
 
   it('starts a notebook', () => {
     const started: string[] = [];
-    const torch = { name: 'torch', display_name: '', engine: 'docker', image: 'img:1', gpus: '' };
+    const torch = environment();
     show(
       <EnvironmentsSection
         section={{ ...NONE, items: [torch] }}
@@ -124,7 +125,7 @@ describe('EnvironmentsSection', () => {
 });
 
 describe('EnvironmentsSection with a pool', () => {
-  const torch = { name: 'torch', display_name: '', engine: 'docker', image: 'img:1', gpus: '' };
+  const torch = environment();
   const showPool = (pool: IPool) => {
     const section = { ...NONE, items: [{ ...torch, pool: pool.size, pool_status: pool }] };
     show(<EnvironmentsSection section={section} trans={trans} onStart={() => undefined} />);
@@ -158,7 +159,7 @@ describe('KernelsSection', () => {
   function showKernel(changes: Partial<IKernel>, more: Partial<IKernelsProps> = {}): void {
     const silent = () => undefined;
     const section = { ...NONE, items: [{ ...KERNEL, ...changes }] };
-    const props = { section, trans, stopping: new Set<string>(), onStop: silent };
+    const props = { section, trans, stopping: new Set<string>(), onStop: silent, onCancel: silent };
     show(<KernelsSection {...props} onTerminal={silent} {...more} />);
   }
 
@@ -186,6 +187,30 @@ describe('KernelsSection', () => {
     showKernel({ state, message: 'layer 3 of 7' });
     expect(host.querySelector('.jp-dlenv-State')?.textContent).toBe(words);
     expect(host.textContent).toContain('layer 3 of 7');
+  });
+
+  it('takes a kernel that waits for GPUs out of the queue, once', () => {
+    const label = 'Take this kernel out of the queue for GPUs';
+    const waiting: Partial<IKernel> = { state: 'QUEUED', message: 'Place 2: all 4 GPUs are held.' };
+    const cancelled: string[] = [];
+    const onCancel = (id: string) => cancelled.push(id);
+    showKernel(waiting, { onCancel });
+    expect(host.textContent).toContain('Place 2: all 4 GPUs are held.');
+    expect(host.querySelector('[aria-label^="Shut down"]')).toBeNull();
+    act(() => button(label).click());
+    showKernel(waiting, { onCancel, stopping: new Set(['k1']) });
+    expect([button(label).disabled, button(label).textContent]).toEqual([true, 'Cancel']);
+    expect(button(label).title).toBe(label);
+    expect(cancelled).toEqual(['k1']);
+  });
+
+  it.each<Partial<IKernel>>([
+    { state: 'QUEUED', message: '' },
+    { state: 'PULLING', message: 'layer 3 of 7' }
+  ])('has no queue to take %j out of', changes => {
+    showKernel(changes);
+    expect(host.querySelector('[aria-label^="Take this kernel"]')).toBeNull();
+    expect(button('Shut down the kernel of torch').disabled).toBe(false);
   });
 
   it('opens a terminal only where a container runs', () => {
@@ -259,6 +284,22 @@ describe('JobsSection', () => {
     expect(opened).toEqual(['j1']);
     showJobs({ ...JOB, engine: 'process' }, { onTerminal });
     expect(host.querySelector('[aria-label^="Open a terminal"]')).toBeNull();
+  });
+
+  it('says what a pending job waits for, and stops it', () => {
+    const stops: [string, boolean][] = [];
+    const pending: IJob = {
+      ...JOB,
+      state: 'PENDING',
+      message: 'Waits for 2 GPUs.',
+      started_at: null
+    };
+    showJobs(pending, { onStop: (id, force) => stops.push([id, force]) });
+    expect(host.querySelector('.jp-dlenv-Item-message')?.textContent).toBe('Waits for 2 GPUs.');
+    act(() => button('Stop train').click());
+    expect(stops).toEqual([['j1', false]]);
+    showJobs({ ...JOB, message: 'One of its GPUs fails.' });
+    expect(host.querySelector('.jp-dlenv-Item-message')).toBeNull();
   });
 
   it('says how a job ended, and offers no stop', () => {

@@ -1,0 +1,117 @@
+"""Jobs, what they wait for, and terminals."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+
+from ..errors import DLEnvError
+from ..i18n import _
+from ..options import parse_run, usage
+from .output import FAILED, connect, say, show, write
+
+
+def run_job(words: Sequence[str]) -> int:
+    """Start a job, and follow it unless told otherwise."""
+    from ..notebook.follow import Lines, summary, terminal_columns, until_ended
+
+    options = parse_run(words)
+    if options.help:
+        print(usage("jupyter dlenv run"))
+        return 0
+    client = connect()
+    job = client.call("POST", "/jobs", asdict(replace(options.request, python=sys.executable)))
+    if options.request.dry_run:
+        print(job["command"])
+    elif options.detach:
+        print(job["id"])
+        if job["state"] == "PENDING":
+            say(job["message"])
+            say(_("A Jupyter server of yours starts it when it can, or: jupyter dlenv agent"))
+    else:
+        ended = until_ended(client, job, Lines(write, terminal_columns(sys.stdout), say).add)
+        if ended["state"] != "SUCCEEDED":
+            sys.stderr.write(f"{summary(ended)}\n")
+            return int(ended["exit_code"] or FAILED)
+    return 0
+
+
+def list_gpus(arguments: argparse.Namespace) -> int:
+    """List the GPUs of this host."""
+    from ..gpus.leases import Leases
+    from ..gpus.report import report
+    from ..notebook.gpus import gpus_text
+    from ..settings import load_settings
+
+    found = report(Leases(load_settings()).overview())
+    return show(arguments, found, lambda: gpus_text(found))
+
+
+def run_agent(arguments: argparse.Namespace) -> int:
+    """Start waiting jobs until interrupted, or print a unit that does."""
+    from ..jobs.agent import run, systemd_unit
+
+    if arguments.systemd:
+        print(systemd_unit())
+    else:
+        run(say)
+    return 0
+
+
+def list_jobs(arguments: argparse.Namespace) -> int:
+    """List the jobs."""
+    from ..notebook.follow import state_line
+
+    jobs = connect().call("GET", "/jobs")["jobs"]
+    return show(arguments, jobs, lambda: "\n".join(state_line(job, job["state"], time.time()) for job in jobs))
+
+
+def show_log(arguments: argparse.Namespace) -> int:
+    """Print a job's log."""
+    from ..notebook.follow import Lines, terminal_columns
+    from ..notebook.magics import find_job
+
+    client = connect()
+    viewer = Lines(write, terminal_columns(sys.stdout))
+    for frame in client.follow(find_job(client, [arguments.job])["id"], follow=arguments.follow):
+        viewer.add(frame)
+    return 0
+
+
+def stop_job(arguments: argparse.Namespace) -> int:
+    """Stop a job."""
+    from ..notebook.magics import stop
+
+    print(stop(connect(), [arguments.job]))
+    return 0
+
+
+def remove_job(arguments: argparse.Namespace) -> int:
+    """Remove an ended job."""
+    from ..notebook.magics import find_job
+
+    client = connect()
+    client.call("DELETE", f"/jobs/{find_job(client, [arguments.job])['id']}")
+    return 0
+
+
+def open_shell(arguments: argparse.Namespace) -> int:
+    """Open a terminal in what the target names."""
+    from ..settings import load_settings
+    from ..shell.session import run_shell
+
+    settings = load_settings()
+    if arguments.owner:
+        settings.owner = arguments.owner
+    try:
+        return run_shell(arguments.target, settings, gpus=arguments.gpus)
+    except DLEnvError as error:
+        if not arguments.stay:
+            raise
+        sys.stderr.write(f"{error}\n" + _("Press Enter to close."))
+        sys.stderr.flush()
+        sys.stdin.readline()
+        return FAILED

@@ -1,0 +1,71 @@
+"""From a lease to a job that the engine has accepted."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+from ..errors import DLEnvError
+from ..gpus.leases import Lease, Leases
+from ..options import RunRequest
+from ..settings import DLEnv
+from ..spec import JobState, JobStatus, Reason
+from .assembly import Assembled, assemble
+from .principal import Principal
+from .records import Final, JobFolder
+
+
+class Starter:
+    """Starts jobs whose GPUs are granted.
+
+    Args:
+        leases: The ledger.
+    """
+
+    def __init__(self, settings: DLEnv, leases: Leases) -> None:
+        self.settings = settings
+        self.leases = leases
+
+    async def leased(self, folder: JobFolder, request: RunRequest, principal: Principal, lease: Lease) -> JobStatus:
+        """Start a request's job with these GPUs.
+
+        Raises:
+            DLEnvError: It was not started, and its record says why.
+        """
+        try:
+            assembled = await assemble(request, principal, self.settings, folder, lease.gpus)
+        except DLEnvError as error:
+            lease.close()
+            folder.finish(refused(error))
+            raise
+        return await self.start(folder, assembled, lease)
+
+    async def start(self, folder: JobFolder, assembled: Assembled, lease: Lease) -> JobStatus:
+        """Start a job; its GPUs are held by its container's label from then on, or by its process.
+
+        Raises:
+            DLEnvError: It was not started, and its record says why.
+        """
+        engine, job_id = assembled.engine, assembled.spec.id
+        held = (lease.record.descriptor,) if lease.record and not engine.capabilities.images else ()
+        try:
+            plan = replace(engine.plan(assembled.spec), inherited=held)
+            await asyncio.to_thread(assembled.prepare_folder)
+            job = await engine.submit(plan)
+        except DLEnvError as error:
+            await asyncio.to_thread(assembled.forget_secrets)
+            folder.finish(refused(error))
+            await engine.remove(job_id)
+            lease.close()
+            raise
+        await asyncio.to_thread(folder.mark_started, job.native_id)
+        folder.waits_no_more()
+        lease.hand_over(job.native_id) if held else lease.close()
+        if folder.stop_intended():  # in the moment in which it was started
+            await engine.cancel(job_id, grace_s=0)
+        return job.status
+
+
+def refused(error: DLEnvError) -> Final:
+    """Return the end of a job that was never started."""
+    return Final(JobStatus(JobState.FAILED, reason=Reason.ENGINE, message=error.message))
