@@ -14,6 +14,7 @@ from jupyter_dlenv.errors import DLEnvError
 from . import (
     blocked_loop,
     first_line,
+    gpu_ledger,
     gpu_queue,
     idle_kernels,
     inventory,
@@ -41,6 +42,7 @@ MEASURES: Mapping[str, Callable[[World, int | None], list[Figure]]] = {
     "idle-kernels": idle_kernels.measure,
     "blocked-loop": blocked_loop.measure,
     "leaks": leaks.measure,
+    "gpu-ledger": gpu_ledger.measure,
     "gpu-queue": gpu_queue.measure,
     "inventory": inventory.measure,
 }

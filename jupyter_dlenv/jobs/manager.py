@@ -197,8 +197,9 @@ class JobManager:
             cursor = chunk.cursor
             status = watch.view.status
             yield LogFrame(chunk.data, chunk.cursor, chunk.open_lines, status.state, message=status.message)
-        ended = watch.view if watch.view.status.state.ended else None
-        yield LogFrame(b"", cursor, {} if ended else run.open_lines(), watch.view.status.state, ended)
+        status = watch.view.status
+        ended = watch.view if status.state.ended else None
+        yield LogFrame(b"", cursor, {} if ended else run.open_lines(), status.state, ended, status.message)
 
     def _folder(self, principal: Principal, job_id: str) -> tuple[JobFolder, JobRecord]:
         try:

@@ -135,6 +135,7 @@ class Keeper:
         """End the regular work, the pool, and the ownership of the kernels that are to live on."""
         for task in self._tasks:
             task.cancel()
+        self._losses.stop()
         pool.unregister(self._owner.server_root)
         await self.pool.close()
         if self._owner.settings.keep_kernels == "always":

@@ -86,9 +86,9 @@ class GpuHost:
         """Return the jobs by name."""
         return {job["name"]: job for job in json.loads(self.cli("jobs", "--json"))}
 
-    def server(self) -> ServerProcess:
-        """Return a Jupyter server of this host, not yet started."""
-        return ServerProcess(self.root, self.root.parent / "server.log", env=self.env)
+    def server(self, app: str = "server") -> ServerProcess:
+        """Start a Jupyter server of this host; it may take a while until it answers."""
+        return ServerProcess(self.root, self.root.parent / "server.log", app=app, env=self.env)
 
     def end(self) -> None:
         """End what was started and is still there."""

@@ -230,6 +230,15 @@ def test_a_lost_gpu_is_told_and_a_restart_brings_it_back(host: GpuHost, server: 
     assert "lost" not in asyncio.run(server.converse(kernel_id, "%dlgpus"))
 
 
+def test_a_fault_of_its_gpu_is_told_to_a_kernel(host: GpuHost, server: ServerProcess) -> None:
+    kernel_id = start(server)
+    mine = visible(server, kernel_id)
+    index = next(card.index for card in host.machine.cards if card.uuid == mine)
+    host.machine.xid(index, 95)
+    until(lambda: "Xid 95" in row(server, id=kernel_id)["message"])
+    assert next(gpu for gpu in host.gpus()["gpus"] if gpu["uuid"] == mine)["holders"][0]["id"] == kernel_id
+
+
 def test_a_stopped_server_leaves_the_queue(host: GpuHost, server: ServerProcess, beside: ThreadPoolExecutor) -> None:
     occupy(host)
     reply = wish(server, beside)
