@@ -23,12 +23,15 @@ PATIENCE_S = 60
 class GpuHost:
     """Runs the command line and Jupyter servers of a person on such a host.
 
+    Args:
+        daemon: None for a host whose jobs are plain processes.
+
     Attributes:
         root: The notebook folder.
     """
 
-    def __init__(self, folder: Path, daemon: GpuDaemon, machine: Machine, **settings: Any) -> None:
-        self.daemon, self.machine = daemon, machine
+    def __init__(self, folder: Path, daemon: GpuDaemon | None, machine: Machine, **settings: Any) -> None:
+        self._daemon, self.machine = daemon, machine
         self.root = folder / "notebooks"
         self.ledger = folder / "ledger"
         for name in ("data", "config", "runtime", "notebooks", "notebooks/.dlenv"):
@@ -36,9 +39,17 @@ class GpuHost:
         _share_runtimes(folder / "data" / "dlenv")
         self.settings(**settings)
         places = {f"JUPYTER_{name.upper()}_DIR": str(folder / name) for name in ("data", "config", "runtime")}
-        self.env = {**os.environ, **machine.env(), **places, "DOCKER_HOST": daemon.address}
+        address = {"DOCKER_HOST": daemon.address} if daemon else {}
+        self.env = {**os.environ, **machine.env(), **places, **address}
         self._started: list[subprocess.Popen[str]] = []
-        self.add("gpu", "--gpus", "1")
+        if daemon:
+            self.add("gpu", "--gpus", "1")
+
+    @property
+    def daemon(self) -> GpuDaemon:
+        """The daemon of a host that has one."""
+        assert self._daemon is not None
+        return self._daemon
 
     def settings(self, **chosen: Any) -> None:
         """Set what an administrator sets, beside the place of the ledger."""
@@ -97,7 +108,8 @@ class GpuHost:
             process.wait()
             if process.stdout is not None:
                 process.stdout.close()
-        self.daemon.clear()
+        if self._daemon is not None:
+            self._daemon.clear()
 
 
 def _share_runtimes(data: Path) -> None:
@@ -109,7 +121,7 @@ def _share_runtimes(data: Path) -> None:
 
 
 @contextmanager
-def gpu_host(folder: Path, daemon: GpuDaemon, machine: Machine, **settings: Any) -> Iterator[GpuHost]:
+def gpu_host(folder: Path, daemon: GpuDaemon | None, machine: Machine, **settings: Any) -> Iterator[GpuHost]:
     """Make one, and end what runs on it."""
     host = GpuHost(folder, daemon, machine, **settings)
     try:
