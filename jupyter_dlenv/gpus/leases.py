@@ -198,11 +198,11 @@ class Leases:
     # In a thread ---------------------------------------------------------------------------------------------------
 
     def _acquire(self, ask: Ask) -> Lease | Queued:
+        self._require_possible(ask)
         way = self._way(ask)
         with self.ledger.locked():
             self._tidy()
             inventory, found = self._view()
-            require_possible(ask.request, found, inventory.message)
             queue = self._queue()
             mine = self._as_waiting(ask, max((item.sequence for item in queue), default=0) + 1)
             got = self._decide(ask, [*queue, mine], inventory, found, way)
@@ -242,9 +242,9 @@ class Leases:
         return Lease(gpus, self.ledger.put(LEASES, ask.id, data), ask.request)
 
     def _preview(self, ask: Ask) -> GpuGrant:
+        self._require_possible(ask)
         way = self._way(ask)
         inventory, found = self._view()
-        require_possible(ask.request, found, inventory.message)
         queue = [self._as_waiting(ask, 1)]
         chosen = schedule(queue, found, inventory.links, time.time()).grants.get(ask.id)
         if not chosen:
@@ -261,6 +261,11 @@ class Leases:
             gpus = GpuGrant(uuids, devices=uuids, shared=ask.request.shared)
         with self.ledger.locked():
             return self._note(ask, gpus)
+
+    def _require_possible(self, ask: Ask) -> None:
+        """Refuse what this host can never give, before the ways to give it are looked at."""
+        inventory = self._look(_FRESH_S)
+        require_possible(ask.request, states(inventory, {}, {}), inventory.message)
 
     def _way(self, ask: Ask) -> tuple[GpuAccess, AccessFacts | None]:
         """Return how the GPUs would reach whoever asks, before anything is queued that could not start."""

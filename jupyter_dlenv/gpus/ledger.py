@@ -8,6 +8,7 @@ nobody keeps that for longer than a look at NVML and Docker takes.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -142,6 +143,8 @@ class Ledger:
             ) from error
 
     def _make(self) -> None:
+        if self.folder.is_symlink():  # anybody may put one into a folder that everybody writes
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
         for folder in (self.folder, *(self.folder / name for name in (LEASES, QUEUE, MANAGERS))):
             if not folder.is_dir():
                 folder.mkdir(parents=True, exist_ok=True)

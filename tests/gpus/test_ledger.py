@@ -123,6 +123,14 @@ def test_a_folder_that_cannot_be_used_is_an_error_with_the_remedy(tmp_path: Path
     assert "sudo install -d -m 1777" in caught.value.hint
 
 
+def test_a_link_in_its_place_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(EngineUnavailable, match="cannot be used"), Ledger(tmp_path / "link").locked():
+        pass
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
 def test_what_is_no_record_is_passed_over(ledger: Ledger, tmp_path: Path) -> None:
     with ledger.locked():
         pass
