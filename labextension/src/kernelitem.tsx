@@ -60,32 +60,26 @@ function EndButton(props: IKernelItemProps): JSX.Element {
 
 function CancelKernelButton({ kernel, stopping, trans, onCancel }: IKernelItemProps): JSX.Element {
   const label = trans.__('Take this kernel out of the queue for GPUs');
-  return (
-    <button
-      className="jp-dlenv-Button"
-      aria-label={label}
-      title={label}
-      disabled={stopping}
-      onClick={() => onCancel(kernel.id)}
-    >
-      <stopIcon.react tag="span" className="jp-dlenv-Icon" />
-      {trans.__('Cancel')}
-    </button>
-  );
+  return <EndButton label={label} text={trans.__('Cancel')} ending={stopping} onEnd={() => onCancel(kernel.id)} />;
 }
 
 function StopKernelButton({ kernel, stopping, trans, onStop }: IKernelItemProps): JSX.Element {
   const label = trans.__('Shut down the kernel of %1', kernel.environment);
+  return <EndButton label={label} text={trans.__('Stop')} ending={stopping} onEnd={() => onStop(kernel.id)} />;
+}
+
+interface IEndButtonProps {
+  readonly label: string;
+  readonly text: string;
+  readonly ending: boolean;
+  readonly onEnd: () => void;
+}
+
+function EndButton({ label, text, ending, onEnd }: IEndButtonProps): JSX.Element {
   return (
-    <button
-      className="jp-dlenv-Button"
-      aria-label={label}
-      title={label}
-      disabled={stopping}
-      onClick={() => onStop(kernel.id)}
-    >
+    <button className="jp-dlenv-Button" aria-label={label} title={label} disabled={ending} onClick={onEnd}>
       <stopIcon.react tag="span" className="jp-dlenv-Icon" />
-      {trans.__('Stop')}
+      {text}
     </button>
   );
 }

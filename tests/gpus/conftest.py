@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from gpu_daemon import GpuDaemon, gpu_daemon
+from gpu_host import GpuHost, gpu_host
 from nvml_machine import Machine, build
 
 
@@ -26,3 +28,17 @@ def here(machine: Machine) -> Iterator[Machine]:
     """The same machine, for this process."""
     with machine.loaded():
         yield machine
+
+
+@pytest.fixture(scope="module")
+def daemon() -> Iterator[GpuDaemon]:
+    """A daemon with the stand-in of NVIDIA's hook."""
+    with gpu_daemon() as found:
+        yield found
+
+
+@pytest.fixture
+def host(tmp_path: Path, daemon: GpuDaemon, machine: Machine) -> Iterator[GpuHost]:
+    """A host with 8 GPUs."""
+    with gpu_host(tmp_path, daemon, machine) as found:
+        yield found

@@ -13,29 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gpu_daemon import GpuDaemon, gpu_daemon
-from gpu_host import GpuHost, gpu_host, until
+from gpu_host import GpuHost, until
 from jupyter_server_process import Reply, ServerProcess
-from nvml_machine import Machine, Process
+from nvml_machine import Process
 
 pytestmark = [pytest.mark.docker, pytest.mark.server, pytest.mark.slow]
 
 VISIBLE = "import os; print(os.environ['NVIDIA_VISIBLE_DEVICES'])"
 SLEEP = "import time\ntime.sleep(600)\n"
-
-
-@pytest.fixture(scope="module")
-def daemon() -> Iterator[GpuDaemon]:
-    """A daemon with the stand-in of NVIDIA's hook."""
-    with gpu_daemon() as found:
-        yield found
-
-
-@pytest.fixture
-def host(tmp_path: Path, daemon: GpuDaemon, machine: Machine) -> Iterator[GpuHost]:
-    """A host with 8 GPUs."""
-    with gpu_host(tmp_path, daemon, machine) as found:
-        yield found
 
 
 @pytest.fixture

@@ -8,13 +8,10 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-from gpu_daemon import GpuDaemon, gpu_daemon
-from gpu_host import GpuHost, gpu_host, until
+from gpu_host import GpuHost, until
 from nvml_machine import Machine, Process
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow]
@@ -23,20 +20,6 @@ SEEN = (
     "import glob, os\nprint(sorted(glob.glob('/dev/nvidia[0-9]*')), os.environ['NVIDIA_VISIBLE_DEVICES'], flush=True)\n"
 )
 SLEEP = SEEN + "import time\ntime.sleep(600)\n"
-
-
-@pytest.fixture(scope="module")
-def daemon() -> Iterator[GpuDaemon]:
-    """A daemon with the stand-in of NVIDIA's hook."""
-    with gpu_daemon() as found:
-        yield found
-
-
-@pytest.fixture
-def host(tmp_path: Path, daemon: GpuDaemon, machine: Machine) -> Iterator[GpuHost]:
-    """A host with 8 GPUs."""
-    with gpu_host(tmp_path, daemon, machine) as found:
-        yield found
 
 
 def uuid(machine: Machine, index: int) -> str:
