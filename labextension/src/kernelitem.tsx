@@ -60,12 +60,26 @@ function EndButton(props: IKernelItemProps): JSX.Element {
 
 function CancelKernelButton({ kernel, stopping, trans, onCancel }: IKernelItemProps): JSX.Element {
   const label = trans.__('Take this kernel out of the queue for GPUs');
-  return <EndButton label={label} text={trans.__('Cancel')} ending={stopping} onEnd={() => onCancel(kernel.id)} />;
+  return (
+    <EndButton
+      label={label}
+      text={trans.__('Cancel')}
+      ending={stopping}
+      onEnd={() => onCancel(kernel.id)}
+    />
+  );
 }
 
 function StopKernelButton({ kernel, stopping, trans, onStop }: IKernelItemProps): JSX.Element {
   const label = trans.__('Shut down the kernel of %1', kernel.environment);
-  return <EndButton label={label} text={trans.__('Stop')} ending={stopping} onEnd={() => onStop(kernel.id)} />;
+  return (
+    <EndButton
+      label={label}
+      text={trans.__('Stop')}
+      ending={stopping}
+      onEnd={() => onStop(kernel.id)}
+    />
+  );
 }
 
 interface IEndButtonProps {
@@ -77,7 +91,13 @@ interface IEndButtonProps {
 
 function EndButton({ label, text, ending, onEnd }: IEndButtonProps): JSX.Element {
   return (
-    <button className="jp-dlenv-Button" aria-label={label} title={label} disabled={ending} onClick={onEnd}>
+    <button
+      className="jp-dlenv-Button"
+      aria-label={label}
+      title={label}
+      disabled={ending}
+      onClick={onEnd}
+    >
       <stopIcon.react tag="span" className="jp-dlenv-Icon" />
       {text}
     </button>
