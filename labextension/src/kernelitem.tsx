@@ -82,14 +82,14 @@ function StopKernelButton({ kernel, stopping, trans, onStop }: IKernelItemProps)
   );
 }
 
-interface IEndButtonProps {
+interface IKernelButtonProps {
   readonly label: string;
   readonly text: string;
   readonly ending: boolean;
   readonly onEnd: () => void;
 }
 
-function EndButton({ label, text, ending, onEnd }: IEndButtonProps): JSX.Element {
+function KernelButton({ label, text, ending, onEnd }: IKernelButtonProps): JSX.Element {
   return (
     <button
       className="jp-dlenv-Button"
