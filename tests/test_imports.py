@@ -21,6 +21,7 @@ ARCHITECTURE = CHECKOUT / "docs" / "architecture.md"
 MAINTAINERS = ("locale/catalogue.py",)  # not in the wheel
 STDLIB = sys.stdlib_module_names
 LEAVES = ("errors.py", "i18n.py", "options.py", "resources.py", "spec.py")
+DOCKER = ("containers", "engine", "events", "failures", "images", "terminal")
 ALONE = (
     "engines/shim.py",
     "images/probe_script.py",
@@ -205,7 +206,7 @@ def test_engines_know_neither_each_other_nor_jupyter() -> None:
 @pytest.mark.parametrize(
     ("library", "homes"),
     [
-        ("docker", {f"engines/docker/{name}.py" for name in ("engine", "events", "failures", "images", "terminal")}),
+        ("docker", {f"engines/docker/{name}.py" for name in DOCKER}),
         ("requests", {"engines/docker/images.py"}),
         ("pynvml", {"gpus/inventory.py"}),
         ("ipywidgets", {"notebook/widgets.py"}),

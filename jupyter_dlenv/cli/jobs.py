@@ -16,14 +16,14 @@ from .output import FAILED, connect, say, show, write
 
 def run_job(words: Sequence[str]) -> int:
     """Start a job, and follow it unless told otherwise."""
-    from ..notebook.follow import Lines, summary, terminal_columns, until_ended
+    from ..notebook.follow import Lines, submit, summary, terminal_columns, until_ended
 
     options = parse_run(words)
     if options.help:
         print(usage("jupyter dlenv run"))
         return 0
     client = connect()
-    job = client.call("POST", "/jobs", asdict(replace(options.request, python=sys.executable)))
+    job = submit(client, asdict(replace(options.request, python=sys.executable)))
     if options.request.dry_run:
         print(job["command"])
     elif options.detach:

@@ -94,7 +94,7 @@ class ProcessEngine(Engine):
         except OSError as error:
             raise StartFailed(_("The process could not be started: {error}").format(error=error)) from error
         _CHILDREN[child.pid] = child
-        record = _Record(child.pid, _start_ticks(child.pid) or 0, time.time(), labels_of(plan.spec, ""))
+        record = _Record(child.pid, start_ticks(child.pid) or 0, time.time(), labels_of(plan.spec, ""))
         write_text(path, json.dumps(asdict(record)))
         return record
 
@@ -181,7 +181,7 @@ def _read(path: Path) -> _Record | None:
         return None
 
 
-def _start_ticks(pid: int) -> int | None:
+def start_ticks(pid: int) -> int | None:
     """Return when a process started, in clock ticks since boot; None for a zombie or nobody."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -194,7 +194,7 @@ def _alive(record: _Record) -> bool:
     child = _CHILDREN.get(record.pid)
     if child is not None and child.poll() is not None:
         return False
-    return _start_ticks(record.pid) == record.start_ticks
+    return start_ticks(record.pid) == record.start_ticks
 
 
 async def _gone(record: _Record, timeout_s: float) -> bool:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ..resources import GpuAccess, GpuGrant, GpuRequest
-from .ledger import Entry
+from .ledger import Entry, number_of
 from .model import Inventory
 from .schedule import Place, Waiting
 from .state import UnitState
+
+_MOST = 1 << 60
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,7 @@ class Ask:
         limit_s: After how many seconds a time limit ends it, None without one.
         by_process: Whether this process alone can use the GPUs, so that the request is void when it ends.
         on_host: Whether they are for a plain process, without a container.
+        folder: Where the job's record lies, for whoever else may start it.
     """
 
     id: str
@@ -33,6 +36,7 @@ class Ask:
     limit_s: float | None = None
     by_process: bool = True
     on_host: bool = False
+    folder: str = ""
 
 
 @dataclass(frozen=True)
@@ -62,34 +66,70 @@ def on_host(uuids: Sequence[str], *, shared: bool) -> GpuGrant:
 def ask_of(data: Mapping[str, Any]) -> Ask | None:
     """Return what waits; None for what another version wrote, or anybody else."""
     try:
-        request = dict(data["request"])
-        request["names"] = tuple(map(str, request["names"]))
-        major, minor = request["min_capability"]
-        request["min_capability"] = (int(major), int(minor))
         limit = data["limit_s"]
         return Ask(
             id=str(data["id"]),
             owner=str(data["owner"]),
             role=str(data["role"]),
             name=str(data["name"]),
-            request=GpuRequest(**request),
-            limit_s=float(limit) if limit is not None else None,
-            by_process=bool(data["by_process"]),
-            on_host=bool(data["on_host"]),
+            request=_request_of(data["request"]),
+            limit_s=None if limit is None else finite(limit),
+            by_process=_truth(data["by_process"]),
+            on_host=_truth(data["on_host"]),
+            folder=str(data["folder"]),
         )
     except (KeyError, TypeError, ValueError):
         return None
 
 
-def waiting_in(entry: Entry, served: set[int]) -> Waiting | None:
+def _request_of(data: Mapping[str, Any]) -> GpuRequest:
+    major, minor = data["min_capability"]
+    names = tuple(map(str, data["names"]))
+    every, count = _truth(data["every"]), _whole(data["count"])
+    if not (every or count):
+        raise ValueError(count)
+    return GpuRequest(
+        count=count,
+        every=every,
+        names=names,
+        busy=_truth(data["busy"]),
+        shared=_truth(data["shared"]),
+        min_memory_bytes=_whole(data["min_memory_bytes"]),
+        min_capability=(_whole(major), _whole(minor)),
+    )
+
+
+def _truth(value: object) -> bool:
+    if isinstance(value, bool):
+        return value
+    raise TypeError(value)
+
+
+def _whole(value: object) -> int:
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _MOST:
+        return value
+    raise ValueError(value)
+
+
+def finite(value: object) -> float:
+    """Return a number that can be one of seconds.
+
+    Raises:
+        ValueError: It is no number, or an absurd one.
+    """
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and -_MOST < value < _MOST:
+        return float(value)
+    raise ValueError(value)
+
+
+def waiting_in(entry: Entry, served: Container[tuple[int, str]]) -> Waiting | None:
     """Return what a record of the queue says; None when it is void.
 
     Args:
-        served: Users of whom a process lives that starts their jobs.
+        served: User and folder of jobs, where a process lives that starts them.
     """
-    ask = ask_of(entry.data)
-    if ask is None or (ask.by_process and not entry.alive):
+    ask, number = ask_of(entry.data), number_of(entry.name)
+    if ask is None or number is None or (ask.by_process and not entry.alive):
         return None
-    number = entry.name.partition("-")[0]
-    alive = entry.alive if ask.by_process else entry.uid in served
-    return Waiting(ask.id, ask.owner, ask.request, int(number) if number.isdigit() else 0, alive, ask.limit_s)
+    alive = entry.alive if ask.by_process else (entry.uid, ask.folder) in served
+    return Waiting(ask.id, ask.owner, ask.request, number, alive, ask.limit_s)

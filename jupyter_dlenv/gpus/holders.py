@@ -8,7 +8,7 @@ from typing import Any
 from ..engines.docker.state import never_started
 from ..resources import GpuGrant
 from ..spec import Job
-from .asks import Ask
+from .asks import Ask, finite
 from .ledger import Entry
 from .state import Holder
 
@@ -24,7 +24,8 @@ def holders_by_uuid(jobs: Iterable[Job], records: Iterable[Entry], now: float) -
     living = {entry.name: entry for entry in records if entry.alive}
     found: dict[str, dict[str, Holder]] = {}
     for name, entry in living.items():
-        for uuid in entry.data.get("uuids") or []:
+        uuids = entry.data.get("uuids")
+        for uuid in uuids if isinstance(uuids, list) else []:
             found.setdefault(str(uuid), {})[name] = _holder_in(entry)
     for job in jobs:
         if not never_started(job, now) or job.id in living:
@@ -41,7 +42,11 @@ def _holder_of(job: Job) -> Holder:
 
 
 def _holder_in(entry: Entry) -> Holder:
-    data, ends = entry.data, entry.data.get("ends_at")
+    data = entry.data
+    try:
+        ends = finite(data.get("ends_at"))
+    except ValueError:
+        ends = None
     return Holder(
         id=entry.name,
         owner=str(data.get("owner", "")),
@@ -49,7 +54,7 @@ def _holder_in(entry: Entry) -> Holder:
         name=str(data.get("name", "")),
         native_id=str(data.get("native_id", "")),
         shared=data.get("shared") is True,
-        ends_at=float(ends) if isinstance(ends, (int, float)) else None,
+        ends_at=ends,
     )
 
 

@@ -12,67 +12,32 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from ..engines.docker.engine import DockerEngine
 from ..engines.registry import load_engine
-from ..errors import Conflict, Denied, EngineUnavailable, NoGpu
+from ..errors import Conflict, Denied, DLEnvError, EngineUnavailable, NoGpu
 from ..i18n import _
 from ..paths import ledger_dir
-from ..resources import GpuAccess, GpuGrant, GpuRequest
+from ..resources import GpuAccess, GpuGrant
 from ..settings import DLEnv
-from ..spec import Job
+from ..spec import Job, JobState
 from .access import AccessFacts, choose_access, gather, grant
 from .asks import Ask, Overview, on_host, waiting_in
 from .choice import require_possible
 from .containers import owners
 from .holders import holders_by_uuid, lease_data
-from .ledger import LEASES, MANAGERS, QUEUE, Ledger, Record
+from .lease import Lease, Queued, kept
+from .ledger import LEASES, MANAGERS, QUEUE, Ledger
 from .model import Inventory
 from .sampler import SAMPLER
 from .schedule import Decision, Place, Waiting, places, schedule
 from .state import UnitState, states
 
+_SOCKET = "/var/run/docker.sock"
 _LOOK_S = 1.0
 _FRESH_S = 0.5
-
-
-@dataclass(frozen=True)
-class Lease:
-    """GPUs that were granted; its holder gives them back by :meth:`close`, or by ending.
-
-    Attributes:
-        record: What stands for it in the ledger, None where nothing was asked for.
-        request: What it was granted for.
-    """
-
-    gpus: GpuGrant = GpuGrant()  # noqa: RUF009  # frozen
-    record: Record | None = None
-    request: GpuRequest = GpuRequest()  # noqa: RUF009  # frozen
-
-    def close(self) -> None:
-        """Give the GPUs back; a container's label goes on holding them until it has ended."""
-        if self.record is not None:
-            self.record.release()
-
-    def hand_over(self, pid: str) -> None:
-        """Leave the GPUs to a child process that inherited the record."""
-        if self.record is not None:
-            self.record.update({**self.record.data, "native_id": pid})
-            self.record.leave()
-
-
-@dataclass(frozen=True)
-class Queued:
-    """A request that waits.
-
-    Attributes:
-        record: Its record in the queue. Others may start it too, unless it was asked for by this process alone.
-    """
-
-    place: Place
-    record: Record
 
 
 class Leases:
@@ -102,7 +67,7 @@ class Leases:
         """
         if not ask.request.wanted:
             return Lease()
-        return await asyncio.to_thread(self._acquire, ask)
+        return await kept(self._acquire, ask)
 
     async def again(self, ask: Ask) -> Lease | Place:
         """Return the GPUs for what waits in the queue, or its place.
@@ -110,7 +75,7 @@ class Leases:
         Raises:
             Conflict: Somebody took the request out of the queue.
         """
-        return await asyncio.to_thread(self._again, ask)
+        return await kept(self._again, ask)
 
     async def wait(self, ask: Ask, tell: Callable[[Place], None], patience_s: float = 0) -> Lease:
         """Return the GPUs as soon as it is this request's turn.
@@ -165,7 +130,25 @@ class Leases:
 
     async def renew(self, ask: Ask, uuids: Sequence[str]) -> Lease:
         """Hold GPUs that a running container has already, for this process and, if need be, under another id."""
-        return await asyncio.to_thread(self._renew, ask, tuple(uuids)) if uuids else Lease()
+        return await kept(self._renew, ask, tuple(uuids)) if uuids else Lease(request=ask.request)
+
+    async def granted_anew(self, ask: Ask, lease: Lease) -> Lease:
+        """Return a lease with the way into the container as it is now; the driver may have been away before."""
+        if not lease.gpus.uuids:
+            return lease
+        gpus = await asyncio.to_thread(self._grant_of, ask, lease.gpus.uuids)
+        return replace(lease, gpus=gpus or lease.gpus)
+
+    async def hand_over(self, lease: Lease, pid: str) -> None:
+        """Leave the GPUs to a child process that inherited the record."""
+
+        def note() -> None:
+            assert lease.record is not None
+            with self.ledger.locked():
+                lease.record.update({**lease.record.data, "native_id": pid})
+                lease.record.leave()
+
+        await asyncio.to_thread(note)
 
     def overview(self, max_age_s: float = _FRESH_S) -> Overview:
         """Return how things are. Asks NVML and Docker in this thread, and changes nothing."""
@@ -182,6 +165,10 @@ class Leases:
             if known is None or time.monotonic() - known[0] > max_age_s:
                 known = self._known = (time.monotonic(), self.overview(max_age_s))
             return known[1]
+
+    def holds(self, ask_id: str) -> bool:
+        """Return whether a process holds GPUs under this id."""
+        return any(entry.name == ask_id and entry.alive for entry in self.ledger.entries(LEASES))
 
     def startable(self) -> set[str]:
         """Return the ids in the queue whose turn it is. Asks NVML and Docker in this thread."""
@@ -202,8 +189,9 @@ class Leases:
         way = self._way(ask)
         with self.ledger.locked():
             self._tidy()
+            self._refuse_second(ask)
             inventory, found = self._view()
-            queue = self._queue()
+            queue = [item for item in self._queue() if item.id != ask.id]  # another user's record of our id
             mine = self._as_waiting(ask, max((item.sequence for item in queue), default=0) + 1)
             got = self._decide(ask, [*queue, mine], inventory, found, way)
             if isinstance(got, Lease):
@@ -253,14 +241,32 @@ class Leases:
         return _granted(chosen, found, way, shared=ask.request.shared)
 
     def _renew(self, ask: Ask, uuids: tuple[str, ...]) -> Lease:
-        found = states(self._look(_FRESH_S), {}, {})
-        known = {state.unit.uuid for state in found}
-        if known.issuperset(uuids):
-            gpus = _granted(uuids, found, self._way(ask), shared=ask.request.shared)
-        else:  # the driver is away just now; what runs has its GPUs all the same
-            gpus = GpuGrant(uuids, devices=uuids, shared=ask.request.shared)
+        # Never refused, whatever has changed meanwhile: what runs has its GPUs all the same.
+        gpus = self._grant_of(ask, uuids) or GpuGrant(uuids, devices=uuids, shared=ask.request.shared)
         with self.ledger.locked():
             return self._note(ask, gpus)
+
+    def _grant_of(self, ask: Ask, uuids: tuple[str, ...]) -> GpuGrant | None:
+        """Return the way to GPUs that are held, None where there is none just now."""
+        found = states(self._look(_FRESH_S), {}, {})
+        if not {state.unit.uuid for state in found}.issuperset(uuids):
+            return None
+        try:
+            return _granted(uuids, found, self._way(ask), shared=ask.request.shared)
+        except DLEnvError:
+            return None
+
+    def _refuse_second(self, ask: Ask) -> None:
+        """Refuse a request that another process has made already for the same kernel or job.
+
+        Raises:
+            Conflict: It waits, or holds its GPUs.
+        """
+        held = any(entry.name == ask.id for entry in self.ledger.living(LEASES))
+        started = (job.id for job in self._containers() if job.status.state is not JobState.STARTING)
+        runs = not ask.by_process and ask.id in started
+        if held or runs or self._name_of(ask.id):
+            raise Conflict(_("{name} is being started already.").format(name=ask.name or ask.id))
 
     def _require_possible(self, ask: Ask) -> None:
         """Refuse what this host can never give, before the ways to give it are looked at."""
@@ -289,7 +295,9 @@ class Leases:
         try:
             return self._engine().leases()
         except EngineUnavailable:
-            return []  # plain processes need no Docker; what its containers use, NVML shows
+            if "DOCKER_HOST" not in os.environ and not os.path.exists(_SOCKET):
+                return []  # a host without Docker has none
+            raise
 
     def _engine(self) -> DockerEngine:
         if self._docker is None:
@@ -301,16 +309,19 @@ class Leases:
     # The queue -----------------------------------------------------------------------------------------------------
 
     def _queue(self) -> list[Waiting]:
-        served = {entry.uid for entry in self.ledger.entries(MANAGERS) if entry.alive}
-        found = (waiting_in(entry, served) for entry in self.ledger.entries(QUEUE))
-        return [item for item in found if item is not None]
+        managers = [entry for entry in self.ledger.entries(MANAGERS) if entry.alive]
+        served = {(entry.uid, str(entry.data.get("folder"))) for entry in managers}
+        # Of two records with one id, which nobody makes by accident, ours is meant by us.
+        entries = sorted(self.ledger.entries(QUEUE), key=lambda entry: entry.uid == os.geteuid())
+        found = {item.id: item for entry in entries if (item := waiting_in(entry, served)) is not None}
+        return sorted(found.values(), key=lambda item: item.sequence)
 
     def _as_waiting(self, ask: Ask, sequence: int) -> Waiting:
         return Waiting(ask.id, ask.owner, ask.request, sequence, True, ask.limit_s)
 
     def _name_of(self, ask_id: str) -> str:
-        names = [entry.name for entry in self.ledger.entries(QUEUE) if entry.data.get("id") == ask_id]
-        return next(iter(names), "")
+        mine = (entry for entry in self.ledger.entries(QUEUE) if entry.uid == os.geteuid())
+        return next((entry.name for entry in mine if entry.data.get("id") == ask_id), "")
 
     def _tidy(self) -> None:
         """Remove what processes left behind that have ended."""

@@ -12,6 +12,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import stat
 import time
 from collections.abc import Iterator, Mapping
@@ -27,6 +28,8 @@ _LOCK = "lock"
 _PATIENCE_S = 30.0
 _PAUSE_S = (0.0005, 0.02)
 _LIMIT_BYTES = 1 << 16
+_NUMBER = re.compile("([0-9]{1,12})-")
+_MODE = 0o644
 _SHARED_DIR = 0o1777  # everybody adds files of his own, and removes no one else's
 
 
@@ -134,7 +137,9 @@ class Ledger:
             with contextlib.suppress(FileNotFoundError):
                 return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
             with contextlib.suppress(FileExistsError):
-                os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644))
+                made = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _MODE)
+                os.fchmod(made, _MODE)
+                os.close(made)
             return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except OSError as error:
             raise EngineUnavailable(
@@ -176,8 +181,9 @@ class Ledger:
         path = self.folder / kind / f"{name}.json"
         temporary = path.with_name(f".{name}.{os.getpid()}")
         temporary.unlink(missing_ok=True)
-        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _MODE)
         try:
+            os.fchmod(descriptor, _MODE)  # whatever the umask: what others cannot read does not bind them
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.write(descriptor, json.dumps(dict(data), ensure_ascii=False).encode())
             os.rename(temporary, path)
@@ -212,15 +218,28 @@ class Ledger:
 
     def next_name(self, suffix: str) -> str:
         """Return a name for a queue's record that sorts behind all that are there."""
-        numbers = [entry.name.partition("-")[0] for entry in self.entries(QUEUE)]
-        last = max((int(text) for text in numbers if text.isdigit()), default=0)
+        last = max((number_of(entry.name) or 0 for entry in self.entries(QUEUE)), default=0)
         return f"{last + 1:012d}-{suffix}"
 
 
+def number_of(name: str) -> int | None:
+    """Return the number in the name of a queue's record, None where there is none."""
+    found = _NUMBER.match(name)
+    return int(found.group(1)) if found else None
+
+
 def _read(path: Path) -> Entry | None:
-    """Return a record; None for one that has just gone, or that is nothing of ours."""
+    """Return a record; None for one that has just gone, or that is nothing of ours.
+
+    Raises:
+        EngineUnavailable: It may not be read, so nobody knows what it stands for.
+    """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except PermissionError as error:
+        raise EngineUnavailable(
+            _("{path} in the GPU ledger may not be read.").format(path=path), hint=f"sudo chmod 644 {path}"
+        ) from error
     except OSError:
         return None
     try:
@@ -229,7 +248,7 @@ def _read(path: Path) -> Entry | None:
             return None
         data = json.loads(os.read(descriptor, _LIMIT_BYTES))
         return Entry(path.stem, data, about.st_uid, _is_held(descriptor)) if isinstance(data, dict) else None
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     finally:
         os.close(descriptor)

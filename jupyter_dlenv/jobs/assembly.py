@@ -24,6 +24,7 @@ from ..i18n import _
 from ..images.reference import require_image
 from ..launchers import Launch
 from ..options import RunRequest
+from ..paths import jobs_dir
 from ..placement import place
 from ..resources import GpuGrant, GpuRequest, Mount, Resources, parse_mount, parse_size
 from ..settings import DLEnv
@@ -70,11 +71,21 @@ class Assembled:
         )
 
     def ask(self, request: GpuRequest) -> Ask:
-        """Return what the job asks of the ledger; the values of ``-e KEY`` are in this process only."""
-        spec = self.spec
-        on_host = not self.engine.capabilities.images
+        """Return what the job asks of the ledger.
+
+        The values of ``-e KEY`` are in this process only, and so are the variables that a plain process inherits.
+        """
+        spec, on_host = self.spec, not self.engine.capabilities.images
         return Ask(
-            spec.id, spec.owner, spec.role.value, spec.name, request, spec.timeout_s, bool(self.secrets), on_host
+            id=spec.id,
+            owner=spec.owner,
+            role=spec.role.value,
+            name=spec.name,
+            request=request,
+            limit_s=spec.timeout_s,
+            by_process=on_host or bool(self.secrets),
+            on_host=on_host,
+            folder=str(jobs_dir()),
         )
 
     def prepare_folder(self) -> None:

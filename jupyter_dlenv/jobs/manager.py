@@ -16,7 +16,9 @@ from ..engines.base import Engine
 from ..engines.folder import RunFolder, ShimResult
 from ..engines.registry import load_engine
 from ..errors import Conflict, DLEnvError, EngineUnavailable, NotFound
-from ..gpus.leases import Lease, Leases, Queued
+from ..gpus.asks import Ask
+from ..gpus.lease import Lease, Queued
+from ..gpus.leases import Leases
 from ..gpus.reach import LOSSES
 from ..i18n import _
 from ..options import RunRequest
@@ -27,8 +29,8 @@ from .assembly import assemble, gpu_request
 from .diagnosis import explain, failing_rank, last_traceback
 from .principal import Principal
 from .records import Final, JobFolder, JobRecord, every_job, job_json, job_not_found, lost, rebooted
-from .starting import Starter, refused
-from .waiting import SECRETS, advance, pending, waiting_data, waiting_status
+from .starting import Starter, cancelled, refused
+from .waiting import SUBMITTING, advance, forget, keep, pending, waiting_data, waiting_status
 
 _CANCEL_GRACE_S = 10.0
 _SUBMIT_GRACE_S = 60.0
@@ -95,17 +97,41 @@ class JobManager:
             return await self.get(principal, request.request_id)
         if not gpus.wanted:
             return JobView(record, await self._starter.start(folder, assembled, Lease()), None, folder)
-        folder.keep_waiting(waiting_data(request, principal))
+        ask = assembled.ask(gpus)
+        SUBMITTING.add(record.id)
+        folder.keep_waiting(waiting_data(request, principal, by_process=ask.by_process))
         try:
-            got = await self.leases.acquire(assembled.ask(gpus))
+            return JobView(record, await self._lease_and_start(folder, request, principal, ask), None, folder)
+        except Conflict:
+            return await self.get(principal, record.id)  # another process has found it waiting, and was faster
         except DLEnvError as error:
             folder.finish(refused(error))
             raise
-        if isinstance(got, Queued):
-            SECRETS[record.id] = request.secrets
-            self.advance("job")
-            return JobView(record, pending(got.place.reason), None, folder)
-        return JobView(record, await self._starter.leased(folder, request, principal, got), None, folder)
+        except asyncio.CancelledError:
+            folder.finish(cancelled())
+            raise
+        finally:
+            SUBMITTING.discard(record.id)
+
+    async def _lease_and_start(
+        self, folder: JobFolder, request: RunRequest, principal: Principal, ask: Ask
+    ) -> JobStatus:
+        got = await self.leases.acquire(ask)
+        if folder.stop_intended():
+            return self._called_off(folder, got)
+        if isinstance(got, Lease):
+            return await self._starter.leased(folder, request, principal, got)
+        keep(ask, request.secrets, got)
+        self.advance("job")
+        return pending(got.place.reason)
+
+    def _called_off(self, folder: JobFolder, got: Lease | Queued) -> JobStatus:
+        """Give back what a job was given that its owner stopped meanwhile."""
+        if isinstance(got, Lease):
+            got.close()
+        else:
+            got.record.release()
+        return folder.finish(cancelled()).status
 
     def advance(self, kind: str) -> None:
         """Start this user's waiting jobs from this process, too, as long as it lives.
@@ -156,7 +182,8 @@ class JobManager:
         if folder.final() is None:
             await asyncio.to_thread(folder.intend_stop)
             if folder.waiting() is not None and await asyncio.to_thread(self.leases.cancel, job_id):
-                folder.finish(Final(replace(pending(""), state=JobState.CANCELLED, reason=Reason.STOPPED)))
+                folder.finish(cancelled())
+                forget(job_id)
                 return await self.get(principal, job_id)
             await load_engine(record.engine).cancel(job_id, grace_s=0 if force else _CANCEL_GRACE_S)
         return await self.get(principal, job_id)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
-from ..errors import DLEnvError
-from ..gpus.leases import Lease, Leases
+from ..errors import Conflict, DLEnvError
+from ..gpus.lease import Lease
+from ..gpus.leases import Leases
 from ..options import RunRequest
 from ..settings import DLEnv
 from ..spec import JobState, JobStatus, Reason
@@ -44,6 +45,7 @@ class Starter:
         """Start a job; its GPUs are held by its container's label from then on, or by its process.
 
         Raises:
+            Conflict: Another process has started it.
             DLEnvError: It was not started, and its record says why.
         """
         engine, job_id = assembled.engine, assembled.spec.id
@@ -52,18 +54,29 @@ class Starter:
             plan = replace(engine.plan(assembled.spec), inherited=held)
             await asyncio.to_thread(assembled.prepare_folder)
             job = await engine.submit(plan)
+        except Conflict:
+            lease.close()
+            raise  # somebody else has started it, and what runs is his
         except DLEnvError as error:
             await asyncio.to_thread(assembled.forget_secrets)
-            folder.finish(refused(error))
+            folder.finish(cancelled() if folder.stop_intended() else refused(error))
             await engine.remove(job_id)
             lease.close()
             raise
         await asyncio.to_thread(folder.mark_started, job.native_id)
         folder.waits_no_more()
-        lease.hand_over(job.native_id) if held else lease.close()
+        if held:
+            await self.leases.hand_over(lease, job.native_id)
+        else:
+            lease.close()
         if folder.stop_intended():  # in the moment in which it was started
             await engine.cancel(job_id, grace_s=0)
         return job.status
+
+
+def cancelled() -> Final:
+    """Return the end of a job that its owner stopped before it was started."""
+    return Final(JobStatus(JobState.CANCELLED, reason=Reason.STOPPED))
 
 
 def refused(error: DLEnvError) -> Final:

@@ -8,52 +8,105 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import threading
+import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from .. import background
-from ..errors import Conflict, DLEnvError, EngineUnavailable
+from ..engines.process import start_ticks
+from ..errors import Conflict, DLEnvError, EngineUnavailable, InvalidRequest
 from ..gpus.asks import Ask
-from ..gpus.leases import Lease, Leases
+from ..gpus.lease import Lease, Queued
+from ..gpus.leases import Leases
 from ..gpus.ledger import LEASES, MANAGERS, QUEUE, Record
 from ..i18n import _
 from ..kernels.environments import environment_from_json
 from ..options import RunRequest, request_from_json
+from ..paths import jobs_dir
 from ..resources import GpuGrant
-from ..spec import JobState, JobStatus, Reason, Role
+from ..spec import JobState, JobStatus, Reason, new_id
 from .assembly import assemble, gpu_request
 from .principal import Principal
 from .records import JobFolder, every_job
-from .starting import Starter, refused
+from .starting import Starter, cancelled, refused
 
 _STEP_S = 1.0
+_LOST_S = 30.0
+_BROKEN = (ValueError, TypeError, LookupError, ArithmeticError, RuntimeError)
+"""What a job's or a record's damaged text may lead to; one must not keep the others from starting."""
 _LOG = logging.getLogger(__name__)
 
-SECRETS: dict[str, Mapping[str, str]] = {}
-"""Values of ``-e KEY`` of the jobs that wait here; they are written nowhere."""
+SUBMITTING: set[str] = set()
+"""Jobs that are being submitted here, and are neither queued nor started yet."""
 
 
-def waiting_data(request: RunRequest, principal: Principal) -> dict[str, Any]:
-    """Return what is kept of a job that may have to wait."""
+@dataclass(frozen=True)
+class Kept:
+    """What this process alone has of a job that waits.
+
+    Attributes:
+        secrets: Values of ``-e KEY``, which are written nowhere.
+        record: Its record in the queue, None where others may start it too.
+    """
+
+    secrets: Mapping[str, str]
+    record: Record | None = None
+
+
+KEPT: dict[str, Kept] = {}
+"""The jobs that were submitted here and have not started yet."""
+
+
+def keep(ask: Ask, secrets: Mapping[str, str], queued: Queued) -> None:
+    """Keep what a job needs that waits; its place stays its own without this process, if others may start it."""
+    if not ask.by_process:
+        queued.record.leave()
+    KEPT[ask.id] = Kept(secrets, queued.record if ask.by_process else None)
+
+
+def forget(job_id: str) -> None:
+    """Forget a job that waits no more."""
+    kept = KEPT.pop(job_id, None)
+    if kept is not None and kept.record is not None:
+        kept.record.release()
+
+
+def waiting_data(request: RunRequest, principal: Principal, *, by_process: bool) -> dict[str, Any]:
+    """Return what is kept of a job that may have to wait, and which process it was submitted to."""
     return {
         "request": {**asdict(request), "secrets": {}},
-        "secret_names": sorted(request.secrets),
         "principal": asdict(principal),
+        "by_process": by_process,
+        "keeper": {"pid": os.getpid(), "start_ticks": start_ticks(os.getpid())},
     }
 
 
+def keeper_lives(data: Mapping[str, Any]) -> bool:
+    """Return whether the process that a job was submitted to is still there."""
+    keeper = data["keeper"]
+    return start_ticks(int(keeper["pid"])) == int(keeper["start_ticks"])
+
+
 def read_waiting(job_id: str, data: Mapping[str, Any]) -> tuple[RunRequest, Principal] | None:
-    """Return the request and who made it; None where its secret values are not in this process."""
-    secrets = SECRETS.get(job_id, {})
-    if set(data["secret_names"]) - set(secrets):
-        return None
-    known = data["principal"]
-    environment = environment_from_json(known["environment"]) if known["environment"] else None
-    principal = Principal(known["owner"], known["kernel"], environment, known["root"])
-    return request_from_json({**data["request"], "secrets": dict(secrets)}), principal
+    """Return the request and who made it; None where only the process can start it that it was submitted to.
+
+    Raises:
+        InvalidRequest: Another version wrote it.
+    """
+    kept = KEPT.get(job_id)
+    try:
+        if data["by_process"] and kept is None:
+            return None
+        known = data["principal"]
+        environment = environment_from_json(known["environment"]) if known["environment"] else None
+        principal = Principal(known["owner"], known["kernel"], environment, known["root"])
+        return request_from_json({**data["request"], "secrets": dict(kept.secrets) if kept else {}}), principal
+    except (KeyError, TypeError) as error:
+        raise InvalidRequest(_("The job was written by another version: {error}.").format(error=error)) from None
 
 
 def pending(message: str) -> JobStatus:
@@ -63,14 +116,14 @@ def pending(message: str) -> JobStatus:
 
 def waiting_status(leases: Leases, folder: JobFolder) -> JobStatus:
     """Return where a job stands that waits for GPUs, or is just being started. Asks NVML and Docker in this thread."""
-    place = leases.recent_overview().places.get(folder.path.name)
-    if place is not None:
-        return pending(place.reason)
+    job_id = folder.path.name
+    place = leases.recent_overview().places.get(job_id)
     data = folder.waiting()
-    if data and data["secret_names"] and folder.path.name not in SECRETS:
-        names = ", ".join(data["secret_names"])
-        message = _("The process is gone that kept the value of {names} while the job waited for GPUs.")
-        return JobStatus(JobState.FAILED, reason=Reason.ENGINE, message=message.format(names=names))
+    if place is not None or data is None:
+        return pending(place.reason if place else "")
+    if data.get("by_process") and not keeper_lives(data) and not leases.holds(job_id):
+        message = _("The process that the job was submitted to has ended, and it alone could start it.")
+        return JobStatus(JobState.FAILED, reason=Reason.ENGINE, message=message)
     return pending("")
 
 
@@ -86,8 +139,9 @@ class Advancer:
     def begin(self, kind: str) -> None:
         """Say in the ledger that somebody is here, and begin."""
         ledger = self._leases.ledger
+        name = f"{os.geteuid()}-{os.getpid()}-{new_id()[:8]}"
         with ledger.locked():
-            self._record = ledger.put(MANAGERS, f"{os.geteuid()}-{os.getpid()}", {"kind": kind})
+            self._record = ledger.put(MANAGERS, name, {"kind": kind, "folder": str(jobs_dir())})
         background.start(self._run())
 
     def stop(self) -> None:
@@ -98,26 +152,33 @@ class Advancer:
             self._record = None
 
     async def _run(self) -> None:
-        await self._quietly(self._find_lost())
-        while not self._ended.is_set():
-            await self._quietly(self._step())
-            await asyncio.sleep(_STEP_S)
+        looked = -math.inf
+        try:
+            while not self._ended.is_set():
+                if time.monotonic() - looked > _LOST_S:
+                    looked = time.monotonic()
+                    await self._quietly(self._find_lost())
+                await self._quietly(self._step())
+                await asyncio.sleep(_STEP_S)
+        finally:
+            self.stop()  # who says that he is here must be
 
     async def _quietly(self, work: Awaitable[None]) -> None:
         try:
             await work
-        except (DLEnvError, OSError) as error:
+        except (DLEnvError, OSError, *_BROKEN) as error:
             _LOG.warning("The queue for GPUs: %s", error)  # the daemon or the driver is away; the next step may do
 
     async def _step(self) -> None:
+        here = str(jobs_dir())
         mine = {
             str(entry.data.get("id"))
             for entry in self._leases.ledger.entries(QUEUE)
-            if entry.uid == os.geteuid() and entry.data.get("role") == Role.TRAINER.value
+            if entry.uid == os.geteuid() and entry.data.get("folder") == here
         }
         if mine:
             turns = mine & await asyncio.to_thread(self._leases.startable)
-            await asyncio.gather(*(self._try(JobFolder(job_id), self._leases.again) for job_id in turns))
+            await asyncio.gather(*(self._try(job_id, self._leases.again) for job_id in turns))
 
     async def _find_lost(self) -> None:
         """Put jobs into the queue again whose place was lost with a start of the host or a killed process."""
@@ -125,27 +186,52 @@ class Advancer:
         known = {str(entry.data.get("id")) for entry in ledger.entries(QUEUE)}
         known |= {entry.name for entry in ledger.entries(LEASES) if entry.alive}  # just being started
         for folder in sorted(every_job(), key=lambda each: each.record().created_at):
-            if folder.waiting() is not None and folder.final() is None and folder.path.name not in known:
-                await self._try(folder, self._leases.acquire)
+            data = folder.waiting() if folder.path.name not in known else None
+            if data is not None and folder.final() is None and not _is_being_submitted(folder.path.name, data):
+                await self._try(folder.path.name, self._leases.acquire)
 
-    async def _try(self, folder: JobFolder, ask: Callable[[Ask], Awaitable[object]]) -> None:
+    async def _try(self, job_id: str, ask: Callable[[Ask], Awaitable[object]]) -> None:
         """Start a job if it gets its GPUs; one that cannot be started has failed."""
-        data = folder.waiting()
-        known = read_waiting(folder.path.name, data) if data else None
-        if known is None or folder.final() is not None:
-            return
-        request, principal = known
+        folder = JobFolder(job_id)
         try:
-            assembled = await assemble(request, principal, self._starter.settings, folder, GpuGrant())
-            got = await ask(assembled.ask(gpu_request(request)))
-            if isinstance(got, Lease):
-                await self._starter.leased(folder, request, principal, got)
-                SECRETS.pop(folder.path.name, None)
+            if not await self._start(folder, ask):
+                self._leases.cancel(job_id)  # nobody waits for this place
         except (Conflict, EngineUnavailable):
             return  # another process was faster, or it was stopped; or it waits on
-        except DLEnvError as error:
-            self._leases.cancel(folder.path.name)
-            folder.finish(refused(error))
+        except (DLEnvError, *_BROKEN) as error:
+            self._leases.cancel(job_id)
+            if folder.path.exists():
+                known = error if isinstance(error, DLEnvError) else DLEnvError(str(error))
+                folder.finish(refused(known))
+
+    async def _start(self, folder: JobFolder, ask: Callable[[Ask], Awaitable[object]]) -> bool:
+        """Start a job if it gets its GPUs; False when it does not wait any more."""
+        data = folder.waiting()
+        if data is None or folder.final() is not None:
+            return False
+        known = read_waiting(folder.path.name, data)
+        if known is None:
+            return True
+        request, principal = known
+        assembled = await assemble(request, principal, self._starter.settings, folder, GpuGrant())
+        got = await ask(assembled.ask(gpu_request(request)))
+        if isinstance(got, Queued):
+            keep(assembled.ask(gpu_request(request)), request.secrets, got)
+        elif isinstance(got, Lease):
+            if folder.waiting() is None or folder.final() is not None or folder.stop_intended():
+                got.close()
+                if folder.stop_intended():
+                    folder.finish(cancelled())
+                return False
+            await self._starter.leased(folder, request, principal, got)
+            forget(folder.path.name)
+        return True
+
+
+def _is_being_submitted(job_id: str, data: Mapping[str, Any]) -> bool:
+    """Return whether a process is about to queue it, or has just got its GPUs."""
+    mine = data["keeper"]["pid"] == os.getpid()
+    return job_id in SUBMITTING if mine else keeper_lives(data)
 
 
 _LOCK = threading.Lock()

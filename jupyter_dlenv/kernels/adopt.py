@@ -7,7 +7,8 @@ from ..engines.process import ProcessEngine
 from ..engines.registry import load_engine
 from ..errors import Conflict, JobNotFound
 from ..gpus.asks import Ask
-from ..gpus.leases import Lease, Leases
+from ..gpus.lease import Lease
+from ..gpus.leases import Leases
 from ..i18n import _
 from ..spec import Identity, Job, Role
 from . import records

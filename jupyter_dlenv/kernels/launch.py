@@ -107,7 +107,7 @@ async def _launch(start: Start, previous: LaunchedKernel | None) -> LaunchedKern
     try:
         return await _launch_prepared(start, prepared, previous)
     except BaseException:
-        if previous is None or prepared.lease is not previous.lease:
+        if previous is None or prepared.lease.record is not previous.lease.record:
             prepared.lease.close()
         raise
 

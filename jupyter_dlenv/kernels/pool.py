@@ -17,7 +17,8 @@ from pathlib import Path
 from ..engines.docker.engine import DockerEngine
 from ..errors import DLEnvError
 from ..gpus.asks import Ask
-from ..gpus.leases import Lease, Leases
+from ..gpus.lease import Lease
+from ..gpus.leases import Leases
 from ..i18n import _
 from ..spec import Identity, Role, new_id
 from ..workspace import find_root, inside

@@ -170,13 +170,17 @@ class ContainerProvisioner(KernelProvisionerBase):
             self._watch.stop()
         if restart:
             return
-        self._closed = True
-        if self._launching is not None:  # a restart that goes on while somebody shuts the kernel down
-            self._launching.cancel()
-            await asyncio.wait([self._launching])
+        await self.abandon_start()
         if self._kernel is not None:
             await self._kernel.clean()
             self._kernel = self._watch = None
+
+    async def abandon_start(self) -> None:
+        """End a start that goes on, such as a restart that waits for GPUs while somebody shuts the kernel down."""
+        self._closed = True
+        if self._launching is not None:
+            self._launching.cancel()
+            await asyncio.wait([self._launching])
 
     def let_go(self) -> None:
         """Leave the kernel running for the next server. Called by our extension when its server stops."""

@@ -11,7 +11,7 @@ from typing import Any
 from ..engines.docker.engine import DockerEngine
 from ..engines.process import ProcessEngine
 from ..errors import JobNotFound
-from ..gpus.leases import Lease
+from ..gpus.lease import Lease
 from ..lastwords import read_words
 from ..server.sockets import Listener
 from ..spec import JobStatus

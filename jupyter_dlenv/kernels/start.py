@@ -14,7 +14,8 @@ from ..engines.process import ProcessEngine, inherited_environment
 from ..engines.registry import load_engine
 from ..errors import ImageNotFound
 from ..gpus.asks import Ask
-from ..gpus.leases import Lease, Leases
+from ..gpus.lease import Lease
+from ..gpus.leases import Leases
 from ..gpus.schedule import Place
 from ..i18n import _
 from ..images.pull import pull_with_progress
@@ -120,11 +121,12 @@ class Start:
 
     async def _lease(self) -> Lease:
         """Return the kernel's GPUs as soon as there are enough; a pool stands in nobody's way."""
-        if self.lease is not None:
-            if self.lease.request == self.environment.resources().gpus:
-                return self.lease
-            self.lease.close()  # the environment asks for others now
         leases = Leases(self.owner.settings)
+        if self.lease is not None:
+            same = self.lease.request == self.environment.resources().gpus
+            if same and (self.lease.open or not self.lease.gpus.uuids):
+                return await leases.granted_anew(self.ask(), self.lease)
+            self.lease.close()  # the environment asks for others now
         if self.pooled:
             return await leases.now(self.ask())
         return await leases.wait(self.ask(), self._queued, self.owner.settings.gpu_wait)

@@ -9,12 +9,13 @@ import time
 from collections import deque
 from typing import Any, Callable, Deque, Dict, Optional
 
-from ..errors import JobFailed, JobInterrupted
+from ..errors import JobFailed, JobInterrupted, JobNotFound
 from ..i18n import _
 from .client import Client, Frame
 
 MIME = "application/vnd.jupyter-dlenv.job+json"
 LAST_LINES = 200
+_LATE_S = 3.0
 _PERIOD_S = 0.25  # at most four updates a second
 _LINE_LIMIT = 2000
 _CONTROL = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07]*\x07|[\x00-\x08\x0b-\x1f\x7f]")
@@ -147,6 +148,25 @@ class Lines:
 def terminal_columns(stream: Any) -> int:
     """Return the width of the terminal that a stream writes to, 0 when it writes to none."""
     return shutil.get_terminal_size().columns if stream.isatty() else 0
+
+
+def submit(client: Client, request: Dict[str, Any]) -> Dict[str, Any]:
+    """Submit a job and return it. An interrupt meanwhile stops the job, whether it had got anywhere or not.
+
+    Raises:
+        JobInterrupted: It was interrupted.
+    """
+    try:
+        return dict(client.call("POST", "/jobs", request))
+    except KeyboardInterrupt:
+        until = time.monotonic() + _LATE_S
+        while time.monotonic() < until:
+            try:
+                _stop(client, request["request_id"], force=True)
+                break
+            except JobNotFound:
+                time.sleep(_PERIOD_S)  # it is not written down yet
+        raise JobInterrupted(_("Job {name} was stopped.").format(name=request["request_id"])) from None
 
 
 def until_ended(client: Client, job: Dict[str, Any], show: Callable[[Frame], None]) -> Dict[str, Any]:

@@ -17,7 +17,8 @@ _NOT_TOLD = "n/a"
 def gpus_text(answer: Dict[str, Any]) -> str:
     """Return the GPUs as lines with who holds them and who waits, or why there are none."""
     if not answer["gpus"]:
-        return _("No GPU: {message}").format(message=answer["message"] or _("no device"))
+        none = _("No GPU: {message}").format(message=answer["message"] or _("no device"))
+        return "\n".join([none, *_queue(answer["queue"])])
     head = _("Driver {driver}, CUDA up to {cuda}").format(
         driver=answer["driver"] or _NOT_TOLD, cuda=answer["cuda"] or _NOT_TOLD
     )

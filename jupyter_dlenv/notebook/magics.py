@@ -18,7 +18,7 @@ from ..lastwords import Notebook
 from ..options import RunOptions, RunRequest, parse_run, usage
 from .builds import BuildDisplay, apt_body, apt_parser, build_body, build_parser, summary, until_built
 from .client import Client, Frame, find_client
-from .follow import Display, Lines, raise_for_state, state_line, terminal_columns, until_ended
+from .follow import Display, Lines, raise_for_state, state_line, submit, terminal_columns, until_ended
 from .gpus import gpus_text, lost_here
 from .links import show_hint
 from .offer import restart_offer, restart_text
@@ -63,11 +63,12 @@ class Session:
             JobFailed: It did not succeed.
         """
         complete = replace(request, python=sys.executable)
-        job = self.client.call("POST", "/jobs", asdict(complete))
+        job = submit(self.client, asdict(complete))
         if complete.dry_run:
             print(job["command"])
         elif options.detach:
-            print(_("Job {id} runs. Its log: %dlattach {id}").format(id=job["id"]))
+            waits, runs = _("Job {id} waits. Its log: %dlattach {id}"), _("Job {id} runs. Its log: %dlattach {id}")
+            print((waits if job["state"] == "PENDING" else runs).format(id=job["id"]))
         else:
             self.attach(job, plain=options.plain)
 

@@ -15,6 +15,7 @@ from ..gpus.model import Inventory
 from ..gpus.report import report
 from ..gpus.sampler import SAMPLER
 from ..i18n import _
+from ..spec import Role
 
 _MOST_HZ = 10
 _BEAT_S = 1.0
@@ -67,6 +68,7 @@ async def call_off(leases: Leases, owner: str, kernel_id: str) -> None:
         JobNotFound: No kernel of this owner waits under this id.
     """
     view = await asyncio.to_thread(leases.overview)
-    mine = {item.id for item in view.queue if item.owner == owner}
+    kernels = {key for key, entry in view.entries.items() if entry.data.get("role") == Role.KERNEL.value}
+    mine = {item.id for item in view.queue if item.owner == owner} & kernels
     if kernel_id not in mine or not await asyncio.to_thread(leases.cancel, kernel_id):
         raise JobNotFound(_("No kernel {id} waits for GPUs.").format(id=kernel_id[:80]), hint="jupyter dlenv gpus")

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from enum import Enum
 from typing import Any, cast
 
 from jupyter_client.kernelspec import NoSuchKernel
@@ -30,7 +31,19 @@ _NOTE_S = 2.0
 _FILL_S = 5.0
 _IDLE_S = 15.0
 _LOSS_S = 15.0
+_NOT_FOUND = 404
 _SESSION = ("id", "path", "name", "type")
+
+
+class Found(Enum):
+    """What became of a kernel that an earlier server left.
+
+    ``NOT_NOW``: it runs, and could not be taken over; it is left to its grace, or to the next server.
+    """
+
+    RUNNING = "running"
+    GONE = "gone"
+    NOT_NOW = "not now"
 
 
 class Keeper:
@@ -56,13 +69,13 @@ class Keeper:
         """Find the kernels again that an earlier server with this root folder left, or remove what is left of them."""
         keep = self._owner.settings.keep_kernels != "never"
         for record in await asyncio.to_thread(left_by, self._owner.server_root):
-            if not keep or record.pooled or not await self._adopt_one(record):
+            if not keep or record.pooled or await self._adopt_one(record) is Found.GONE:
                 with contextlib.suppress(DLEnvError):
                     await remove_ownerless(record)
         with contextlib.suppress(DLEnvError):
             await sweep()
 
-    async def _adopt_one(self, record: KernelRecord) -> bool:
+    async def _adopt_one(self, record: KernelRecord) -> Found:
         arguments = {"kernel_id": record.kernel_id, "kernel_name": record.environment["name"], "cwd": record.cwd}
         try:
             await ensure_async(self._kernels.start_kernel(**arguments, **{ADOPT: True}))
@@ -70,14 +83,15 @@ class Keeper:
             self._log.warning(
                 _("The kernel {id} was not found again: {error}").format(id=record.kernel_id, error=error)
             )
-            return False
+            ended = isinstance(error, NoSuchKernel) or getattr(error, "status_code", 0) == _NOT_FOUND
+            return Found.GONE if ended else Found.NOT_NOW
         if record.session:
             values = {key: record.session.get(key) for key in _SESSION[1:]}
             await self._sessions.save_session(record.session["id"], kernel_id=record.kernel_id, **values)
         self._log.info(
             _("Found the kernel {id} of {name} again").format(id=record.kernel_id, name=arguments["kernel_name"])
         )
-        return True
+        return Found.RUNNING
 
     def start(self) -> None:
         """Begin the regular work."""
@@ -135,6 +149,8 @@ class Keeper:
         """End the regular work, the pool, and the ownership of the kernels that are to live on."""
         for task in self._tasks:
             task.cancel()
+        for provisioner in self.provisioners().values():
+            await provisioner.abandon_start()  # Jupyter would wait for it
         self._losses.stop()
         pool.unregister(self._owner.server_root)
         await self.pool.close()

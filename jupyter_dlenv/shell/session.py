@@ -15,7 +15,8 @@ from ..engines.docker.terminal import HOLD, held_container, open_terminal
 from ..engines.registry import load_engine
 from ..errors import Conflict, EngineUnavailable, ImageNotFound, InvalidRequest, NotFound, UnusableImage
 from ..gpus.asks import Ask
-from ..gpus.leases import Lease, Leases
+from ..gpus.lease import Lease
+from ..gpus.leases import Leases
 from ..i18n import _
 from ..images.pull import pull_with_progress
 from ..kernels.environments import Environment, EnvironmentManager

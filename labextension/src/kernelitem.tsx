@@ -61,7 +61,7 @@ function EndButton(props: IKernelItemProps): JSX.Element {
 function CancelKernelButton({ kernel, stopping, trans, onCancel }: IKernelItemProps): JSX.Element {
   const label = trans.__('Take this kernel out of the queue for GPUs');
   return (
-    <EndButton
+    <KernelButton
       label={label}
       text={trans.__('Cancel')}
       ending={stopping}
@@ -73,7 +73,7 @@ function CancelKernelButton({ kernel, stopping, trans, onCancel }: IKernelItemPr
 function StopKernelButton({ kernel, stopping, trans, onStop }: IKernelItemProps): JSX.Element {
   const label = trans.__('Shut down the kernel of %1', kernel.environment);
   return (
-    <EndButton
+    <KernelButton
       label={label}
       text={trans.__('Stop')}
       ending={stopping}

@@ -153,6 +153,35 @@ def test_the_next_server_holds_what_its_kernels_hold(host: GpuHost, server: Serv
         second.process.wait(60)
 
 
+def test_a_kernel_is_found_again_whatever_was_forbidden_meanwhile(host: GpuHost, server: ServerProcess) -> None:
+    host.add("both", "--gpus", "1", "--shared")
+    kernel_id = start(server, "both")
+    mine = visible(server, kernel_id)
+    server.process.kill()
+    server.process.wait()
+    host.settings(allow_shared_gpus=False, gpu_access="cdi")
+    second = host.server()
+    try:
+        second.wait()
+        until(lambda: row(second, id=kernel_id))
+        assert visible(second, kernel_id) == mine
+    finally:
+        second.process.terminate()
+        second.process.wait(60)
+
+
+def test_a_server_stops_while_a_restart_waits(host: GpuHost, server: ServerProcess, beside: ThreadPoolExecutor) -> None:
+    kernel_id = start(server)
+    occupied = 8 - len(host.holders())
+    host.cli(*host.run(SLEEP, "--gpus", str(occupied), "--name", "others", "--detach"))
+    host.add("gpu", "--gpus", "2")
+    beside.submit(server.call, "POST", f"/api/kernels/{kernel_id}/restart", {})
+    until(lambda: host.gpus()["queue"])
+    server.process.terminate()
+    server.process.wait(60)
+    assert host.gpus()["queue"] == []
+
+
 def test_a_pool_holds_its_gpu_and_hands_it_over(host: GpuHost, server: ServerProcess) -> None:
     host.add("pooled", "--gpus", "1", "--pool", "1")
     held = until(host.holders)

@@ -143,6 +143,24 @@ def test_what_is_no_record_is_passed_over(ledger: Ledger, tmp_path: Path) -> Non
     assert ledger.entries(LEASES) == []
 
 
+def test_others_read_what_is_written_under_any_umask(ledger: Ledger) -> None:
+    before = os.umask(0o077)
+    try:
+        with ledger.locked():
+            record = ledger.put(LEASES, "private", {"uuids": ["GPU-1"]})
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (record.path, ledger.folder / "lock")}
+    assert modes == {"private.json": 0o644, "lock": 0o644}
+    assert ledger.folder.stat().st_mode & 0o7777 == 0o1777
+
+
+def test_deep_nesting_is_no_record(ledger: Ledger) -> None:
+    with ledger.locked():
+        (ledger.folder / LEASES / "deep.json").write_text("[" * 60_000)
+    assert ledger.entries(LEASES) == []
+
+
 def test_names_in_a_queue_grow(ledger: Ledger) -> None:
     with ledger.locked():
         first = ledger.put(QUEUE, ledger.next_name("b"), {})

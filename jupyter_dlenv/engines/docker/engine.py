@@ -7,11 +7,11 @@ import os
 import signal
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import ClassVar, TypeVar
 
 from docker import APIClient
 from docker.errors import APIError, DockerException
@@ -25,18 +25,27 @@ from ...spec import Job, JobSpec, JobState, JobStatus
 from .. import folder
 from ..base import Capabilities, Engine, LogChunk, Plan, PullProgress
 from ..folder import RunFolder
+from .containers import containers, inspect_all, inspect_status, remove_container, run_short
 from .daemon import DaemonInfo, daemon_info
 from .events import EventStream
 from .failures import CANNOT_START, api_failure, gpus_taken, image_missing, name_taken, unreachable, without_pinning
 from .pulls import PullTracker, split_reference
-from .request import LABEL_PREFIX, assert_safe, command_line, container_name, create_body, id_in, name_of, short_body
-from .state import LIVE, ImageInfo, image_info, job_of, listed_job, newest_attempts, removed_status, rival_of, status_of
+from .request import LABEL_PREFIX, assert_safe, command_line, container_name, create_body, name_of, short_body
+from .state import (
+    LIVE,
+    ImageInfo,
+    image_info,
+    is_ours,
+    job_of,
+    listed_job,
+    newest_attempts,
+    rival_of,
+)
 
 T = TypeVar("T")
 
 _TIMEOUT_S = 60
 _POLL_S = 0.05
-_NAMES_IN_A_FILTER = 50
 _LEASED = f"{LABEL_PREFIX}lease"
 _SHIM_GRACE_S = 2.0  # beyond the caller's grace: the shim's own ladder ends first
 
@@ -133,25 +142,28 @@ class DockerEngine(Engine):
         except APIError as error:
             if error.status_code != 409:
                 raise
-            return self._adopt(client, name, plan.spec)
+            return self._adopt(client, name, plan)
 
-    def _adopt(self, client: APIClient, name: str, spec: JobSpec) -> str:
+    def _adopt(self, client: APIClient, name: str, plan: Plan) -> str:
         found = client.inspect_container(name)
-        if found["Config"]["Labels"].get(LABEL_PREFIX + "spec") != spec.digest():
+        if found["Config"]["Labels"].get(LABEL_PREFIX + "spec") == plan.spec.digest():
+            return str(found["Id"])
+        if found["State"]["Status"] != "created":
             raise name_taken(name)
-        return str(found["Id"])
+        remove_container(client, found["Id"])  # its starter was killed before the start
+        return self._create(client, plan)
 
     async def poll(self, ids: Iterable[str]) -> dict[str, JobStatus]:
         wanted = list(ids)
-        found = await self._ask(lambda client: newest_attempts(_inspect_all(client, {}, wanted))) if wanted else []
+        found = await self._ask(lambda client: newest_attempts(inspect_all(client, {}, wanted))) if wanted else []
         return {job.id: job.status for job in found}
 
     async def _jobs(self, **labels: str) -> list[Job]:
-        return await self._ask(lambda client: newest_attempts(_inspect_all(client, labels)))
+        return await self._ask(lambda client: newest_attempts(inspect_all(client, labels)))
 
     async def _attempts(self, job_id: str) -> list[Job]:
         """Return the newest attempt of a job, nothing where Docker does not know it."""
-        return await self._ask(lambda client: newest_attempts(_inspect_all(client, {}, [job_id])))
+        return await self._ask(lambda client: newest_attempts(inspect_all(client, {}, [job_id])))
 
     async def job(self, job_id: str) -> Job:
         """Return the newest attempt of a job.
@@ -209,7 +221,7 @@ class DockerEngine(Engine):
 
     async def status(self, container: str) -> JobStatus:
         """Return the status of one container; one that is gone was removed from outside."""
-        return await self._ask(lambda client: _inspect_status(client, container))
+        return await self._ask(lambda client: inspect_status(client, container))
 
     async def wait(self, container: str, timeout_s: float) -> JobStatus | None:
         """Return the ended status of a container, None while it runs after ``timeout_s`` seconds.
@@ -230,7 +242,7 @@ class DockerEngine(Engine):
 
     async def remove(self, job_id: str) -> None:
         def remove(client: APIClient) -> None:
-            for found in _containers(client, {}, [job_id]):
+            for found in containers(client, {}, [job_id]):
                 remove_container(client, found["Id"])
 
         await self._ask(remove)
@@ -280,7 +292,7 @@ class DockerEngine(Engine):
     ) -> tuple[int, bytes]:
         """Run a short command in a container without network; return its exit code and output."""
         body = short_body(image_id, argv, user, mounts)
-        return await self._ask(lambda client: _run_short(client, body, timeout_s))
+        return await self._ask(lambda client: run_short(client, body, timeout_s))
 
     async def console(self, native_id: str, lines: int = 20) -> str:
         """Return the last lines that a container's first process wrote, empty when the container is gone."""
@@ -339,7 +351,7 @@ class DockerEngine(Engine):
     def leases(self) -> Sequence[Job]:
         """Return what holds GPUs by its label and has not ended. Asks in this thread."""
         found = self.call(lambda client: client.containers(filters={"label": _LEASED, "status": list(LIVE)}))
-        return [listed_job(item) for item in found if item["Labels"].get(_LEASED) and id_in(item["Names"][0])]
+        return [listed_job(item) for item in found if item["Labels"].get(_LEASED) and is_ours(item)]
 
     @cached_property
     def events(self) -> EventStream:
@@ -350,49 +362,3 @@ class DockerEngine(Engine):
     def security_options(self) -> tuple[str, ...]:
         """The daemon's modes, such as ``rootless`` and ``userns``. Asks the daemon the first time."""
         return self.info().security_options
-
-
-def remove_container(client: APIClient, container: str) -> None:
-    """Remove a container with its anonymous volumes; one that is gone or on its way out is fine."""
-    try:
-        client.remove_container(container, v=True, force=True)
-    except APIError as error:
-        if error.status_code not in (404, 409):
-            raise
-
-
-def _run_short(client: APIClient, body: Mapping[str, Any], timeout_s: int) -> tuple[int, bytes]:
-    container = client.create_container_from_config(dict(body))["Id"]
-    try:
-        client.start(container)
-        code = client.wait(container, timeout=timeout_s)["StatusCode"]
-        return int(code), bytes(client.logs(container, stdout=True, stderr=True))
-    finally:
-        remove_container(client, container)
-
-
-def _containers(client: APIClient, labels: Mapping[str, str], ids: Sequence[str] = ()) -> list[Mapping[str, Any]]:
-    """Return our containers with these labels and, if any are given, of these ids; ids are looked for in names."""
-    wanted = [f"{LABEL_PREFIX}schema", *(f"{LABEL_PREFIX}{key}={value}" for key, value in labels.items())]
-    filters: dict[str, Any] = {"label": wanted}
-    if 0 < len(ids) <= _NAMES_IN_A_FILTER:
-        filters["name"] = [f"^/?{name_of(each, 0)[:-1]}\\d+$" for each in ids]
-    found = client.containers(all=True, filters=filters)
-    return [item for item in found if not ids or id_in(item["Names"][0]) in ids]
-
-
-def _inspect_all(client: APIClient, labels: Mapping[str, str], ids: Sequence[str] = ()) -> list[Mapping[str, Any]]:
-    found = []
-    for container in _containers(client, labels, ids):
-        try:
-            found.append(client.inspect_container(container["Id"]))
-        except ApiNotFound:
-            continue  # removed between the two calls
-    return found
-
-
-def _inspect_status(client: APIClient, container: str) -> JobStatus:
-    try:
-        return status_of(client.inspect_container(container))
-    except ApiNotFound:
-        return removed_status()

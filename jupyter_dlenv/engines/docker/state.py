@@ -65,6 +65,11 @@ def job_of(inspect: Mapping[str, Any]) -> Job:
     )
 
 
+def is_ours(item: Mapping[str, Any]) -> bool:
+    """Return whether an entry of Docker's list is one of our containers, of a version that we understand."""
+    return _is_known(item["Labels"]) and bool(id_in(item["Names"][0]))
+
+
 def listed_job(item: Mapping[str, Any]) -> Job:
     """Return the job that an entry of Docker's list describes, which tells less than an inspect: no start, only when
     the container was made."""
@@ -106,8 +111,9 @@ def _share(one: Job, other: Job) -> bool:
     return one.labels.get("shared") == other.labels.get("shared") == "1"
 
 
-def _age(job: Job) -> tuple[float, str]:
-    return job.status.started_at or 0, job.native_id
+def _age(job: Job) -> tuple[bool, float, str]:
+    """Return what sorts containers by who was there first: Docker tells the second alone, and who runs was earlier."""
+    return job.status.state is JobState.STARTING, job.status.started_at or 0, job.native_id
 
 
 def _is_known(labels: Mapping[str, str]) -> bool:

@@ -17,7 +17,8 @@ from docker.errors import APIError
 from ...errors import DLEnvError, EngineError, NotFound
 from ...i18n import _
 from ..base import Plan
-from .engine import DockerEngine, remove_container
+from .containers import remove_container
+from .engine import DockerEngine
 from .failures import CANNOT_START, without_pinning
 from .request import assert_safe, container_name
 
