@@ -29,7 +29,7 @@ from .choice import require_possible
 from .containers import owners
 from .holders import holders_by_uuid, lease_data
 from .lease import Lease, Queued, kept
-from .ledger import LEASES, MANAGERS, QUEUE, Ledger
+from .ledger import LEASES, MANAGERS, QUEUE, Entry, Ledger
 from .model import Inventory
 from .sampler import SAMPLER
 from .schedule import Decision, Place, Waiting, places, schedule
@@ -96,7 +96,10 @@ class Leases:
         try:
             while time.monotonic() < give_up:
                 await asyncio.sleep(_LOOK_S)
-                found = await self.again(ask)
+                try:
+                    found = await self.again(ask)
+                except EngineUnavailable:
+                    continue  # Docker restarts, or somebody keeps the ledger: neither is a reason to give up a place
                 if isinstance(found, Lease):
                     return found
                 if found != place:
@@ -153,10 +156,10 @@ class Leases:
     def overview(self, max_age_s: float = _FRESH_S) -> Overview:
         """Return how things are. Asks NVML and Docker in this thread, and changes nothing."""
         inventory, found = self._view(max_age_s)
-        entries = self.ledger.entries(QUEUE)
-        queue = self._queue()
+        records = self.ledger.entries(QUEUE)
+        queue = self._queue(records)
         where = places(queue, found, inventory.links, time.time()) if queue else {}
-        return Overview(inventory, found, tuple(queue), where, {str(item.data.get("id")): item for item in entries})
+        return Overview(inventory, found, tuple(queue), where, {str(item.data.get("id")): item for item in records})
 
     def recent_overview(self, max_age_s: float = _LOOK_S) -> Overview:
         """Return how things were at most so many seconds ago; who holds what may be a second older."""
@@ -308,12 +311,13 @@ class Leases:
 
     # The queue -----------------------------------------------------------------------------------------------------
 
-    def _queue(self) -> list[Waiting]:
+    def _queue(self, records: Sequence[Entry] | None = None) -> list[Waiting]:
         managers = [entry for entry in self.ledger.entries(MANAGERS) if entry.alive]
         served = {(entry.uid, str(entry.data.get("folder"))) for entry in managers}
         # Of two records with one id, which nobody makes by accident, ours is meant by us.
-        entries = sorted(self.ledger.entries(QUEUE), key=lambda entry: entry.uid == os.geteuid())
-        found = {item.id: item for entry in entries if (item := waiting_in(entry, served)) is not None}
+        known = self.ledger.entries(QUEUE) if records is None else records
+        mine_last = sorted(known, key=lambda entry: entry.uid == os.geteuid())
+        found = {item.id: item for entry in mine_last if (item := waiting_in(entry, served)) is not None}
         return sorted(found.values(), key=lambda item: item.sequence)
 
     def _as_waiting(self, ask: Ask, sequence: int) -> Waiting:

@@ -12,7 +12,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Container, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -87,7 +87,7 @@ def waiting_data(request: RunRequest, principal: Principal, *, by_process: bool)
 
 def keeper_lives(data: Mapping[str, Any]) -> bool:
     """Return whether the process that a job was submitted to is still there."""
-    keeper = data["keeper"]
+    keeper = data.get("keeper") or {"pid": 0, "start_ticks": -1}
     return start_ticks(int(keeper["pid"])) == int(keeper["start_ticks"])
 
 
@@ -185,10 +185,8 @@ class Advancer:
         ledger = self._leases.ledger
         known = {str(entry.data.get("id")) for entry in ledger.entries(QUEUE)}
         known |= {entry.name for entry in ledger.entries(LEASES) if entry.alive}  # just being started
-        for folder in sorted(every_job(), key=lambda each: each.record().created_at):
-            data = folder.waiting() if folder.path.name not in known else None
-            if data is not None and folder.final() is None and not _is_being_submitted(folder.path.name, data):
-                await self._try(folder.path.name, self._leases.acquire)
+        for job_id in await asyncio.to_thread(_lost, known):
+            await self._try(job_id, self._leases.acquire)
 
     async def _try(self, job_id: str, ask: Callable[[Ask], Awaitable[object]]) -> None:
         """Start a job if it gets its GPUs; one that cannot be started has failed."""
@@ -228,9 +226,20 @@ class Advancer:
         return True
 
 
+def _lost(known: Container[str]) -> list[str]:
+    """Return the jobs that wait and that nobody knows of, in the order in which they came."""
+    waiting = [(folder, data) for folder in every_job() if (data := folder.waiting()) is not None]
+    lost = [
+        folder
+        for folder, data in waiting
+        if folder.path.name not in known and folder.final() is None and not _is_being_submitted(folder.path.name, data)
+    ]
+    return [folder.path.name for folder in sorted(lost, key=lambda each: each.record().created_at)]
+
+
 def _is_being_submitted(job_id: str, data: Mapping[str, Any]) -> bool:
     """Return whether a process is about to queue it, or has just got its GPUs."""
-    mine = data["keeper"]["pid"] == os.getpid()
+    mine = (data.get("keeper") or {}).get("pid") == os.getpid()
     return job_id in SUBMITTING if mine else keeper_lives(data)
 
 
