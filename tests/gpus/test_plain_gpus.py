@@ -32,7 +32,7 @@ def test_plain_processes_lease_wait_and_follow_each_other(host: GpuHost) -> None
     mine = set(first.stdout.readline().strip().split(","))
     assert len(mine) == 6
     second = host.start(*run("--gpus", "3", "--name", "second"))
-    until(lambda: host.jobs().get("second", {}).get("state") == "PENDING")
+    until(lambda: host.jobs().get("second", {}).get("message"))
     assert "2 of 8 GPUs are free" in host.jobs()["second"]["message"]
     assert "PENDING" in host.cli("jobs")
     first.send_signal(signal.SIGINT)
