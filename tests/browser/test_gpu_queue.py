@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from containers import START_MS
 from gpu_daemon import gpu_daemon
 from gpu_host import GpuHost, gpu_host, until
 from jupyter_server_process import ServerProcess
@@ -44,7 +45,7 @@ def test_a_kernel_that_waits_is_called_off_in_the_sidebar(page: Page, host: GpuH
     page.get_by_role("tab", name="Deep learning environments").click()
     row = page.get_by_role("region", name="Kernels Section").get_by_role("listitem")
     page.get_by_role("button", name="Start a notebook with gpu").click()
-    expect(row).to_contain_text("0 of 8 GPUs are free")
+    expect(row).to_contain_text("0 of 8 GPUs are free", timeout=START_MS)
     expect(row).to_contain_text("everything")
     row.get_by_role("button", name="Take this kernel out of the queue").click()
     expect(row).to_have_count(0)

@@ -17,7 +17,7 @@ from gpu_daemon import GpuDaemon
 from jupyter_server_process import ServerProcess
 from nvml_machine import Machine
 
-PATIENCE_S = 60
+PATIENCE_S = 150
 
 
 class GpuHost:
