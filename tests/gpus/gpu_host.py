@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -74,7 +75,7 @@ class GpuHost:
         """Run ``jupyter dlenv`` beside the test."""
         argv = [sys.executable, "-m", "jupyter_dlenv", *words]
         pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-        process = subprocess.Popen(argv, cwd=self.root, env=self.env, **pipes)
+        process = subprocess.Popen(argv, cwd=self.root, env=self.env, preexec_fn=_hear_interrupts, **pipes)
         self._started.append(process)
         return process
 
@@ -110,6 +111,11 @@ class GpuHost:
                 process.stdout.close()
         if self._daemon is not None:
             self._daemon.clear()
+
+
+def _hear_interrupts() -> None:
+    """Undo what a shell does to what it starts in the background."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _share_runtimes(data: Path) -> None:
