@@ -35,7 +35,7 @@ from .records import JobFolder, every_job
 from .starting import Starter, cancelled, refused
 
 _STEP_S = 1.0
-_LOST_S = 30.0
+_LOST_S = 15.0
 _BROKEN = (ValueError, TypeError, LookupError, ArithmeticError, RuntimeError)
 """What a job's or a record's damaged text may lead to; one must not keep the others from starting."""
 _LOG = logging.getLogger(__name__)
