@@ -247,6 +247,11 @@ def status_from_json(data: Mapping[str, Any]) -> JobStatus:
     return from_json(JobStatus, parts)
 
 
+def leased_by(labels: Mapping[str, str]) -> Tuple[str, ...]:
+    """Return the UUIDs of the GPUs that labels say are held, none where there is no such label."""
+    return tuple(filter(None, labels.get("lease", "").split(",")))
+
+
 def labels_of(spec: JobSpec, prefix: str = "io.jupyter-dlenv.") -> Dict[str, str]:
     """Return every label that the spec's containers carry, the reserved ones last so that none can be replaced."""
     own: List[Tuple[str, str]] = [

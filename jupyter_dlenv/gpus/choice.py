@@ -143,13 +143,8 @@ def why_not(request: GpuRequest, states: Sequence[UnitState]) -> str:
 
 def asked(request: GpuRequest) -> str:
     """Return a request as options of a command."""
-    words = [f"--gpus {request}"]
-    if request.busy:
-        words.append("+busy")
-    if request.min_capability != (0, 0):
-        words.append("+cc{}.{}".format(*request.min_capability))
     memory = f" --gpu-memory {_size(request.min_memory_bytes)}" if request.min_memory_bytes else ""
-    return "".join(words) + memory + (" --shared" if request.shared else "")
+    return f"--gpus {request}{memory}" + (" --shared" if request.shared else "")
 
 
 def _size(size: int) -> str:

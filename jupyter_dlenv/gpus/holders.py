@@ -7,7 +7,7 @@ from typing import Any
 
 from ..engines.docker.state import never_started
 from ..resources import GpuGrant
-from ..spec import Job
+from ..spec import Job, leased_by
 from .asks import Ask, finite
 from .ledger import Entry
 from .state import Holder
@@ -29,7 +29,7 @@ def holders_by_uuid(jobs: Iterable[Job], records: Iterable[Entry], now: float) -
             found.setdefault(str(uuid), {})[name] = _holder_in(entry)
     for job in jobs:
         if not never_started(job, now) or job.id in living:
-            for uuid in filter(None, job.labels.get("lease", "").split(",")):
+            for uuid in leased_by(job.labels):
                 found.setdefault(uuid, {})[job.id] = _holder_of(job)
     return {uuid: list(holders.values()) for uuid, holders in found.items()}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from ..resources import GpuGrant, GpuRequest
@@ -23,9 +23,9 @@ class Lease:
         request: What it was granted for.
     """
 
-    gpus: GpuGrant = GpuGrant()  # noqa: RUF009  # frozen
+    gpus: GpuGrant = field(default_factory=GpuGrant)
     record: Record | None = None
-    request: GpuRequest = GpuRequest()  # noqa: RUF009  # frozen
+    request: GpuRequest = field(default_factory=GpuRequest)
 
     @property
     def open(self) -> bool:

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from .asks import Overview
+from .line import Waiting
 from .state import Holder, UnitState, usage
 
 
@@ -20,7 +21,7 @@ def report(view: Overview) -> dict[str, Any]:
         "taken_at": inventory.taken_at,
         "gpus": [_row(state, view) for state in view.states],
         "links": [asdict(link) for link in inventory.links],
-        "queue": [_waiting(number, view) for number in range(len(view.queue))],
+        "queue": [_waiting(item, view) for item in view.queue],
     }
 
 
@@ -69,8 +70,7 @@ def _holder(holder: Holder, view: Overview) -> dict[str, Any]:
     }
 
 
-def _waiting(number: int, view: Overview) -> dict[str, Any]:
-    item = view.queue[number]
+def _waiting(item: Waiting, view: Overview) -> dict[str, Any]:
     place, data = view.places[item.id], view.entries[item.id].data
     return {
         "id": item.id,

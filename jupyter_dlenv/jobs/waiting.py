@@ -212,9 +212,10 @@ class Advancer:
             return True
         request, principal = known
         assembled = await assemble(request, principal, self._starter.settings, folder, GpuGrant())
-        got = await ask(assembled.ask(gpu_request(request)))
+        wish = assembled.ask(gpu_request(request))
+        got = await ask(wish)
         if isinstance(got, Queued):
-            keep(assembled.ask(gpu_request(request)), request.secrets, got)
+            keep(wish, request.secrets, got)
         elif isinstance(got, Lease):
             if folder.waiting() is None or folder.final() is not None or folder.stop_intended():
                 got.close()

@@ -6,11 +6,10 @@ from ..engines.docker.engine import DockerEngine
 from ..engines.process import ProcessEngine
 from ..engines.registry import load_engine
 from ..errors import Conflict, JobNotFound
-from ..gpus.asks import Ask
 from ..gpus.lease import Lease
 from ..gpus.leases import Leases
 from ..i18n import _
-from ..spec import Identity, Job, Role
+from ..spec import Identity, Job, leased_by
 from . import records
 from .board import BOARD, Phase
 from .environments import environment_from_json
@@ -80,10 +79,8 @@ async def adopt(record: KernelRecord, owner: Owner) -> LaunchedKernel:
 
 async def _lease(record: KernelRecord, owner: Owner, job: Job) -> Lease:
     """Hold the GPUs that the kernel's container has, so that they are its own across a restart."""
-    uuids = tuple(filter(None, job.labels.get("lease", "").split(",")))
-    request = environment_from_json(record.environment).resources().gpus
-    ask = Ask(record.kernel_id, owner.settings.owner, Role.KERNEL.value, job.environment, request)
-    return await Leases(owner.settings).renew(ask, uuids)
+    ask = environment_from_json(record.environment).ask(record.kernel_id, owner.settings.owner)
+    return await Leases(owner.settings).renew(ask, leased_by(job.labels))
 
 
 async def _living(record: KernelRecord, owner: Owner) -> tuple[DockerEngine | ProcessEngine, Job]:

@@ -15,11 +15,12 @@ from jupyter_core.paths import jupyter_data_dir
 
 from ..atomic import write_text
 from ..errors import Conflict, EnvironmentNotFound, InvalidRequest
+from ..gpus.asks import Ask
 from ..i18n import _
 from ..images.reference import require_image
 from ..options import NETWORKS
 from ..resources import GpuRequest, Mount, Resources, parse_mount, parse_size
-from ..spec import from_json, require_name
+from ..spec import Role, from_json, require_name
 from .packages import PackageFolder, empty, package_folders
 
 PROVISIONER = "dlenv-container"
@@ -99,6 +100,10 @@ class Environment:
             memory_bytes=parse_size(self.memory) if self.memory else None,
             shm_bytes=parse_size(self.shm_size) if self.shm_size else None,
         )
+
+    def ask(self, kernel_id: str, owner: str) -> Ask:
+        """Return what a kernel of this environment asks of the ledger."""
+        return Ask(kernel_id, owner, Role.KERNEL.value, self.name, self.resources().gpus)
 
     def typed_mounts(self) -> tuple[Mount, ...]:
         """Return the environment's own mounts."""

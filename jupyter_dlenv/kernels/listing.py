@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from ..spec import Job, Role
+from ..spec import Job, Role, leased_by
 from .board import Report
 
 
@@ -39,7 +39,7 @@ def _row_of_job(job: Job) -> dict[str, Any]:
         "message": "",
         "last_lines": "",
         "ended_at": None,
-        "gpus": [uuid for uuid in job.labels.get("lease", "").split(",") if uuid],
+        "gpus": list(leased_by(job.labels)),
     }
 
 

@@ -16,11 +16,10 @@ from pathlib import Path
 
 from ..engines.docker.engine import DockerEngine
 from ..errors import DLEnvError
-from ..gpus.asks import Ask
 from ..gpus.lease import Lease
 from ..gpus.leases import Leases
 from ..i18n import _
-from ..spec import Identity, Role, new_id
+from ..spec import Identity, new_id
 from ..workspace import find_root, inside
 from . import records
 from .board import BOARD, Phase
@@ -161,8 +160,7 @@ class KernelPool:
 
     async def _lease_of(self, waiting: LaunchedKernel, wish: Wish) -> Lease:
         """Return the waiting kernel's GPUs as held under the id that it has now."""
-        request = wish.environment.resources().gpus
-        ask = Ask(wish.kernel_id, self._owner.settings.owner, Role.KERNEL.value, wish.environment.name, request)
+        ask = wish.environment.ask(wish.kernel_id, self._owner.settings.owner)
         lease = await Leases(self._owner.settings).renew(ask, waiting.gpu_uuids)
         waiting.lease.close()
         return lease

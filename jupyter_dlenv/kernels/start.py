@@ -133,9 +133,7 @@ class Start:
 
     def ask(self) -> Ask:
         """Return what the kernel asks of the ledger."""
-        environment = self.environment
-        request = environment.resources().gpus
-        return Ask(self.kernel_id, self.owner.settings.owner, Role.KERNEL.value, environment.name, request)
+        return self.environment.ask(self.kernel_id, self.owner.settings.owner)
 
     def _queued(self, place: Place) -> None:
         self.owner.say(place.reason)

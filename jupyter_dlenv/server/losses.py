@@ -14,7 +14,7 @@ from ..gpus.reach import LOSSES, explain_loss, lost
 from ..gpus.sampler import SAMPLER
 from ..i18n import _
 from ..kernels.board import BOARD
-from ..spec import Job, JobState, Role
+from ..spec import Job, JobState, Role, leased_by
 
 _PYTHON = "python3"  # as the container's PATH finds it; a shell does where there is none
 
@@ -62,7 +62,7 @@ class GpuLosses:
 
     async def _trouble(self, job: Job, inventory: Inventory, engine: DockerEngine) -> str:
         """Return what is wrong with a container's GPUs, empty when nothing is."""
-        faults = fault_of(job.labels.get("lease", "").split(","), inventory)
+        faults = fault_of(leased_by(job.labels), inventory)
         if faults:
             return faults
         nodes = await lost(engine, job.native_id, _PYTHON)

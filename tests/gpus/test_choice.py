@@ -318,3 +318,8 @@ def test_a_request_as_options_reads_back() -> None:
         words = asked(request).split()
         assert words[-1] == "--shared"
         assert GpuRequest.parse(words[1], memory=words[3] if memory else "", shared=True) == request
+
+
+def test_a_request_is_told_as_it_was_typed() -> None:
+    request = GpuRequest.parse("2+busy+cc8.0", memory="40g", shared=True)
+    assert asked(request) == "--gpus 2+busy+cc8.0 --gpu-memory 40g --shared"

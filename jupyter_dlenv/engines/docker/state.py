@@ -9,7 +9,7 @@ from typing import Any
 
 from ...i18n import _
 from ...jobs.diagnosis import explain
-from ...spec import Job, JobState, JobStatus, Reason, Role
+from ...spec import Job, JobState, JobStatus, Reason, Role, leased_by
 from .request import LABEL_PREFIX, id_in
 
 _START_S = 60.0
@@ -98,13 +98,12 @@ def rival_of(container: str, listed: Iterable[Job], now: float) -> Job | None:
     earlier = [
         job
         for job in others.values()
-        if job.id != mine.id and _leased(job) & _leased(mine) and not _share(job, mine) and _age(job) < _age(mine)
+        if job.id != mine.id
+        and set(leased_by(job.labels)) & set(leased_by(mine.labels))
+        and not _share(job, mine)
+        and _age(job) < _age(mine)
     ]
     return next(iter(earlier), None)
-
-
-def _leased(job: Job) -> set[str]:
-    return set(filter(None, job.labels.get("lease", "").split(",")))
 
 
 def _share(one: Job, other: Job) -> bool:
