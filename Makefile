@@ -1,12 +1,12 @@
 # Each target sets up what it needs; run as root or not.
 
 .DEFAULT_GOAL := help
-.PHONY: help venv docker demo lab test test-unit lint bench clean
+.PHONY: help venv docker demo lab test test-unit test-frameworks lint bench clean
 
 BIN := .venv/bin
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 venv: ## make .venv with the package and its lab extension
 	@scripts/setup-venv lab
@@ -29,7 +29,14 @@ test: ## set up all that the tests need and run every check
 test-unit: ## run the tests that need neither Docker, nor a server, nor a browser
 	@scripts/setup-venv test
 	@scripts/apt-install gcc libc6-dev
-	@$(BIN)/python -m pytest -m 'not docker and not server and not browser and not gpu and not slow'
+	@$(BIN)/python -m pytest -m 'not docker and not server and not browser and not gpu and not slow and not frameworks'
+
+test-frameworks: ## train by every framework for real, in containers; downloads about a gigabyte
+	@scripts/setup-venv test
+	@scripts/ensure-docker
+	@scripts/apt-install debootstrap fakeroot
+	@scripts/in-docker-group $(BIN)/jupyter-dlenv images bootstrap --install
+	@scripts/test-frameworks
 
 lint: ## check style and types
 	@scripts/setup-venv test

@@ -14,12 +14,15 @@ from jupyter_dlenv.errors import DLEnvError
 from . import (
     blocked_loop,
     first_line,
+    first_line_torchx,
+    followers,
     gpu_ledger,
     gpu_queue,
     idle_kernels,
     inventory,
     kernel_start,
     leaks,
+    list_jobs,
     log_stream,
     machine,
     many_kernels,
@@ -27,6 +30,7 @@ from . import (
     pool_start,
     report,
     round_trip,
+    training_throughput,
 )
 from .samples import Figure
 from .world import World, own_world
@@ -35,7 +39,11 @@ MEASURES: Mapping[str, Callable[[World, int | None], list[Figure]]] = {
     "kernel-start": kernel_start.measure,
     "round-trip": round_trip.measure,
     "first-line": first_line.measure,
+    "first-line-torchx": first_line_torchx.measure,
+    "training-throughput": training_throughput.measure,
     "log-stream": log_stream.measure,
+    "list-jobs": list_jobs.measure,
+    "followers": followers.measure,
     "peer-start": peer_start.measure,
     "pool-start": pool_start.measure,
     "many-kernels": many_kernels.measure,

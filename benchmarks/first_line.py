@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import time
+from pathlib import Path
 
 from .kernels import Client, Kernel, event_loop
 from .samples import Figure, Samples, in_turns, parts_of
@@ -12,8 +13,8 @@ from .world import ENVIRONMENT, World
 
 REPEAT = 5
 GOAL = 1.1
-_SCRIPT = "first_line.py"
-_TORCHRUN = ("torchrun", "--standalone", "--nproc-per-node", "2", _SCRIPT)
+SCRIPT = "first_line.py"
+_TORCHRUN = ("torchrun", "--standalone", "--nproc-per-node", "2", SCRIPT)
 _LINE = re.compile(r"first line at (\d+\.\d+)")
 
 
@@ -41,17 +42,21 @@ def measure(world: World, repeat: int | None) -> list[Figure]:
 def first_shown(client: Client) -> dict[str, float]:
     """Return the seconds until the script began and from there until the notebook showed its first line."""
     begin, begun_at, shown_at = time.time(), 0.0, 0.0
-    for message in client.outputs(f"%dlrun {_SCRIPT} --nproc 2"):
+    for message in client.outputs(f"%dlrun {SCRIPT} --nproc 2"):
         found = _LINE.search(message["content"].get("data", {}).get("text/plain", ""))
         if found and not shown_at:
             begun_at, shown_at = float(found.group(1)), time.time()
     return {"until the script's first line": begun_at - begin, "until the notebook shows it": shown_at - begun_at}
 
 
-def first_read(argv: list[str]) -> float:
-    """Return the seconds until the first line can be read from the command's output."""
+def first_read(argv: list[str], cwd: Path | None = None) -> float:
+    """Return the seconds until the first line can be read from what the command writes.
+
+    Raises:
+        RuntimeError: The line never came, or the command failed.
+    """
     begin, read_s = time.perf_counter(), 0.0
-    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+    with subprocess.Popen(argv, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         assert process.stdout is not None
         for line in process.stdout:
             if not read_s and _LINE.search(line):

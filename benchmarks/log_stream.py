@@ -13,8 +13,8 @@ from .world import World
 
 REPEAT = 5
 REPEAT_PRINT = 3
-GOAL = 0.5
-MEMORY_GOAL_MIB = 64
+GOAL = 0.35
+MEMORY_GOAL_MIB = 32
 LINES = 1_000_000
 LINE_BYTES = 75
 _SCRIPT = "lines.py"

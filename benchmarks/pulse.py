@@ -14,25 +14,26 @@ _PERIOD_S = 0.005
 
 
 class Pulse:
-    """Remembers the largest lateness.
-
-    Attributes:
-        late_ms: Milliseconds since the last :meth:`begin`.
-    """
+    """Remembers how late each callback was since the last :meth:`begin`."""
 
     def __init__(self) -> None:
-        self.late_ms = 0.0
+        self._late_ms: list[float] = []
 
     def begin(self) -> None:
         """Forget what was."""
-        self.late_ms = 0.0
+        self._late_ms = []
+
+    def felt(self) -> dict[str, float]:
+        """Return the largest lateness, and the one that a callback in a hundred passes."""
+        late = sorted(self._late_ms) or [0.0]
+        return {"late_ms": late[-1], "p99_ms": late[int(0.99 * (len(late) - 1))]}
 
     async def beat(self) -> None:
         """Feel for ever."""
         while True:
             due = time.perf_counter() + _PERIOD_S
             await asyncio.sleep(_PERIOD_S)
-            self.late_ms = max(self.late_ms, (time.perf_counter() - due) * 1e3)
+            self._late_ms.append((time.perf_counter() - due) * 1e3)
 
 
 class _PulseHandler(JupyterHandler):
@@ -42,7 +43,7 @@ class _PulseHandler(JupyterHandler):
     @authenticated
     def get(self) -> None:
         """Answer with the lateness since the last answer."""
-        self.finish({"late_ms": self._pulse.late_ms})
+        self.finish(self._pulse.felt())
         self._pulse.begin()
 
 

@@ -6,6 +6,7 @@ import asyncio
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -47,6 +48,10 @@ class World:
         variables = [word for item in env for word in ("--env", item)]
         place = ["--volume", f"{self.folder}:{self.folder}", "--workdir", str(self.folder)]
         return ["docker", "run", "--rm", *variables, *place, self.image, *argv]
+
+    def dlenv_run(self, script: str, *words: str) -> list[str]:
+        """Return how a person runs a script of the notebook folder in the image by our command."""
+        return [sys.executable, "-m", "jupyter_dlenv", "run", script, "--image", self.image, *words]
 
 
 @contextmanager

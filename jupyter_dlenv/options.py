@@ -5,8 +5,9 @@ Standard library only and Python 3.8 syntax: the magics parse inside containers.
 
 import difflib
 import os
+from collections import deque
 from dataclasses import dataclass, field
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Callable, Deque, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from .errors import InvalidRequest, UnknownOption
 from .i18n import _
@@ -25,6 +26,13 @@ class RunRequest:
         cell: Source of a ``%%dlrun`` cell; ``script`` is then the name it gets.
         secrets: Values of ``-e KEY``: handed on, kept nowhere.
         python: The caller's interpreter, for the process engine.
+        nproc, gpus, memory, cpus: Of each node.
+        node_rank, master: Which node of several hosts this one is, and ``HOST:PORT`` of node 0 (of all, by commas).
+        servers, workers: Parameter servers and trainers of the whole job.
+        retries: How many more attempts a failure has.
+        plot: Patterns of metrics in the log.
+        notify: What runs on the host when the job has ended.
+        debug: The rank that waits for a debugger, empty for none.
     """
 
     request_id: str = field(default_factory=new_id)
@@ -37,6 +45,11 @@ class RunRequest:
     gpu_memory: str = ""
     shared: bool = False
     nproc: Optional[int] = None
+    nodes: int = 1
+    node_rank: Optional[int] = None
+    master: str = ""
+    servers: int = 0
+    workers: int = 0
     image: str = ""
     launcher: str = ""
     engine: str = ""
@@ -45,10 +58,15 @@ class RunRequest:
     shm_size: str = ""
     mounts: Tuple[str, ...] = ()
     network: str = ""
+    rdma: bool = False
     env: Mapping[str, str] = field(default_factory=dict)
     secrets: Mapping[str, str] = field(default_factory=dict)
     name: str = ""
     timeout: Optional[float] = None
+    retries: int = 0
+    plot: Tuple[str, ...] = ()
+    notify: str = ""
+    debug: str = ""
     python: str = ""
     dry_run: bool = False
 
@@ -67,6 +85,14 @@ def _whole(text: str) -> int:
     if text.isascii() and text.isdigit() and 0 < int(text) < 100_000:
         return int(text)
     raise ValueError(text)
+
+
+def _count(text: str) -> int:
+    return 0 if text == "0" else _whole(text)
+
+
+def _rank(text: str) -> str:
+    return str(_count(text))
 
 
 def _positive(text: str) -> float:
@@ -107,13 +133,18 @@ OPTIONS: Tuple[Option, ...] = (
     Option("--gpu-memory", "gpu_memory", "SIZE", str, lambda: _("least memory of each GPU, such as 40g")),
     Option("--shared", "shared", "", None, lambda: _("share the GPUs with others who say so, too")),
     Option("--nproc", "nproc", "N", _whole, lambda: _("processes per node; as many as GPUs unless told")),
+    Option("--nodes", "nodes", "N", _whole, lambda: _("nodes: containers of one job, on a network of their own")),
+    Option("--node-rank", "node_rank", "R", _count, lambda: _("which node this host is; with --nodes and --master")),
+    Option("--master", "master", "HOST:PORT", str, lambda: _("where node 0 is, when each host starts its own node")),
+    Option("--servers", "servers", "N", _count, lambda: _("parameter servers of the whole job")),
+    Option("--workers", "workers", "N", _count, lambda: _("trainers of the whole job beside parameter servers")),
     Option("--image", "image", "REF", str, lambda: _("image to run in; the kernel's own unless told")),
     Option(
         "--launcher",
         "launcher",
         "NAME",
         str,
-        lambda: _("torchrun or python; chosen from the script's imports unless told"),
+        lambda: _("torchrun, tensorflow, paddle, ...; chosen from the script's imports unless told"),
     ),
     Option("--engine", "engine", "NAME", str, lambda: _("docker, or process for plain processes without a container")),
     Option("--memory", "memory", "SIZE", str, lambda: _("memory limit per node, such as 8g")),
@@ -121,15 +152,21 @@ OPTIONS: Tuple[Option, ...] = (
     Option("--shm-size", "shm_size", "SIZE", str, lambda: _("size of /dev/shm")),
     Option("--mount", "mounts", "SRC:DST[:ro]", str, lambda: _("one more host folder; repeat it for more")),
     Option("--network", "network", "none|bridge|host", _network, lambda: _("network of the container")),
+    Option("--rdma", "rdma", "", None, lambda: _("give the containers the host's RDMA devices")),
     Option("-e", "env", "KEY[=VALUE]", str, lambda: _("a variable; without a value the caller's, kept nowhere")),
     Option("--name", "name", "TEXT", str, lambda: _("name of the job")),
     Option("--timeout", "timeout", "SECONDS", _positive, lambda: _("stop the job after this time")),
+    Option("--retries", "retries", "N", _count, lambda: _("how many more attempts after a failure")),
+    Option("--plot", "plot", "PATTERN", str, lambda: _("pattern whose named groups are metrics; repeat it")),
+    Option("--notify", "notify", "COMMAND", str, lambda: _("run this on the host when the job has ended")),
+    Option("--debug", "debug", "[RANK]", _rank, lambda: _("let a rank wait for a debugger; rank 0 unless told")),
     Option("--detach", "detach", "", None, lambda: _("return at once; %dlattach JOB shows the log")),
     Option("--plain", "plain", "", None, lambda: _("print the lines themselves")),
     Option("--dry-run", "dry_run", "", None, lambda: _("print what would run")),
     Option("-m", "module", "MODULE", str, lambda: _("run a module instead of a script")),
 )
 _BY_FLAG: Dict[str, Option] = {option.flag: option for option in OPTIONS}
+_REPEATED = ("mounts", "plot")
 
 
 def usage(program: str) -> str:
@@ -187,33 +224,43 @@ def parse_run(argv: Sequence[str], *, environ: Optional[Mapping[str, str]] = Non
     words, script_args = _split(argv)
     values: Dict[str, Any] = {}
     texts: List[str] = []
-    queue = iter(words)
-    for word in queue:
+    queue = deque(words)
+    while queue:
+        word = queue.popleft()
         if word in ("-h", "--help"):
             return RunOptions(RunRequest(), help=True)
         if not word.startswith("-") or word == "-":
             _take_script(values, word)
             continue
-        flag, equals, inline = word.partition("=") if word.startswith("--") else (word, "", "")
-        option = _BY_FLAG.get(flag)
-        if option is None:
-            raise _unknown(flag)
-        if option.read is None and equals:
-            raise InvalidRequest(_("{flag} takes no value.").format(flag=flag))
-        text = inline if equals or option.read is None else next(queue, None)
-        if text is None:
-            raise InvalidRequest(_("{flag} needs a value: {metavar}.").format(flag=flag, metavar=option.metavar))
+        option, text = _take_option(word, queue)
         value = _value(option, text)
         if option.target == "env":
             texts.append(value)
-        elif option.target == "mounts":
-            values["mounts"] = (*values.get("mounts", ()), value)
+        elif option.target in _REPEATED:
+            values[option.target] = (*values.get(option.target, ()), value)
         else:
             values[option.target] = value
     env, secrets = _environment(texts, os.environ if environ is None else environ)
     shown = {key: bool(values.pop(key, False)) for key in ("detach", "plain")}
     request = RunRequest(**values, env=env, secrets=secrets, args=tuple(script_args), cwd=cwd or os.getcwd())
     return RunOptions(request, detach=shown["detach"], plain=shown["plain"])
+
+
+def _take_option(word: str, queue: Deque[str]) -> Tuple[Option, str]:
+    """Return the option that a word names, and its value: inline, or the word behind it."""
+    flag, equals, inline = word.partition("=") if word.startswith("--") else (word, "", "")
+    option = _BY_FLAG.get(flag)
+    if option is None:
+        raise _unknown(flag)
+    if option.read is None and equals:
+        raise InvalidRequest(_("{flag} takes no value.").format(flag=flag))
+    if option.read is None or equals:
+        return option, inline
+    if option.metavar.startswith("["):
+        return option, queue.popleft() if queue and queue[0].isdigit() else "0"
+    if not queue:
+        raise InvalidRequest(_("{flag} needs a value: {metavar}.").format(flag=flag, metavar=option.metavar))
+    return option, queue.popleft()
 
 
 def _take_script(values: Dict[str, Any], word: str) -> None:
@@ -235,7 +282,7 @@ def request_from_json(data: Any) -> RunRequest:
         raise InvalidRequest(_("A run request is a JSON object."))
     for key, value in data.items():
         _check_type(key, value)
-    lists = {key: tuple(data[key]) for key in ("args", "mounts") if key in data}
+    lists = {key: tuple(data[key]) for key in ("args", *_REPEATED) if key in data}
     return from_json(RunRequest, {**data, **lists})
 
 
@@ -243,16 +290,24 @@ def _check_type(key: str, value: Any) -> None:
     texts = isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value)
     table = isinstance(value, dict) and all(isinstance(item, str) for pair in value.items() for item in pair)
     number = isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0
+    count = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 100_000
     good = {
         "args": texts,
         "mounts": texts,
+        "plot": texts,
         "env": table,
         "secrets": table,
         "nproc": value is None or (number and isinstance(value, int)),
         "cpus": value is None or number,
         "timeout": value is None or number,
+        "nodes": number and count,
+        "node_rank": value is None or count,
+        "servers": count,
+        "workers": count,
+        "retries": count,
         "dry_run": isinstance(value, bool),
         "shared": isinstance(value, bool),
+        "rdma": isinstance(value, bool),
     }.get(key, isinstance(value, str))
     if not good:
         message = _("Field {key!r} of a run request cannot be {value!r}.")

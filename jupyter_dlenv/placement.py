@@ -24,8 +24,9 @@ from .identity import caller_identity, identity, passwd_text
 from .images.facts import ImageFacts
 from .images.probe import probe
 from .paths import cache_dir, data_dir, environment_dir
-from .resources import Mount
+from .resources import Mount, Share
 from .settings import DLEnv
+from .shares import mounted_here
 from .spec import Identity
 from .workspace import (
     CA_BUNDLE,
@@ -80,17 +81,20 @@ async def place(
         ImageNotFound: The image is not on this host.
         UnusableImage: It has no Python.
         Denied: A mount would show what no container may see.
+        InvalidRequest: A share that only the host can mount is not mounted.
     """
     info = await engine.image(image)
     facts = await probe(engine, info.id, image)
     options = await asyncio.to_thread(lambda: engine.security_options)
     who = identity(options, caller_identity(root, settings.run_as))
-    wanted = user_mounts(root, settings.mounts(), mounts)
+    asked = user_mounts(root, settings.mounts(), mounts)
+    wanted = await asyncio.to_thread(mounted_here, asked, who, nfs_allowed=settings.allow_nfs_mounts)
     for folder in own_folders():
         Path(folder).mkdir(mode=0o700, parents=True, exist_ok=True)  # only what is there can be covered
     hidden = hidden_paths(who.uid)
     for mount in check_mounts(wanted, hidden):
-        require_source(os.path.realpath(mount.source))
+        if not isinstance(mount, Share):
+            require_source(os.path.realpath(mount.source))
     dirs, files = masks(wanted, hidden)
     ours = _own_mounts(environment, info, facts, who)
     packages = PythonPackages(facts.user_site, facts.minor)

@@ -4,9 +4,10 @@ Standard library only and Python 3.8 syntax, because the same module is imported
 """
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import List, Mapping, Optional, Tuple
+from urllib.parse import unquote
 
 from .errors import InvalidRequest
 from .i18n import _
@@ -18,7 +19,7 @@ _CAPABILITY = re.compile(r"cc([0-9]{1,2})(?:\.([0-9]))?")
 
 @dataclass(frozen=True)
 class Mount:
-    """A host folder seen inside the container.
+    """A host folder seen inside the container; :class:`Share` is a folder of a file server.
 
     Attributes:
         source: Absolute path on the host.
@@ -34,6 +35,84 @@ class Mount:
         for path in (self.source, self.target):
             if not path.startswith("/") or "\0" in path or "\n" in path or len(path) > 4096:
                 raise InvalidRequest(_("A mount needs absolute paths, not {path!r}.").format(path=path))
+
+
+_SHARE = re.compile(
+    r"(?P<kind>nfs|cifs)://(?P<host>\[[0-9A-Fa-f:.]+(?:%[\w.-]+)?\]|[A-Za-z0-9](?:[A-Za-z0-9._-]{0,252}))"
+    r"(?::(?P<port>[1-9][0-9]{0,4}))?(?P<path>/[^\0-\x1f]*)"
+)
+_SHARE_TEXT = re.compile(
+    r"(?P<source>\w+://(?:\[[^]/]*\]|[^/:]*)(?::\d+)?/[^:?]*)(?:\?(?P<options>[^:]*))?:(?P<target>/[^:]*)(?P<ro>:ro)?"
+)
+_NFS_OPTIONS = re.compile(
+    r"vers=(?:3|4|4\.[012])|proto=(?:tcp6?|rdma6?)|sec=(?:sys|krb5[ip]?)|lookupcache=(?:all|none|pos(?:itive)?)"
+    r"|(?:timeo|retrans|[rw]size|nconnect|max_connect|actimeo|ac(?:reg|dir)(?:min|max))=[0-9]{1,7}"
+    r"|hard|soft|softerr|noatime|nodiratime|nolock|ac|noac|cto|nocto|fsc|(?:no)?rdirplus|(?:no)?resvport|(?:no)?sharecache"
+)
+
+
+@dataclass(frozen=True)
+class Share(Mount):
+    """A folder of a file server seen inside the container; ``source`` is its address, such as ``nfs://nas/data``.
+
+    Attributes:
+        options: How it is mounted; for NFS only.
+    """
+
+    options: Tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        Mount("/", self.target)
+        parts = _SHARE.fullmatch(self.source)
+        if not parts or len(self.source) > 4096 or (parts["kind"] == "cifs" and not parts["path"].strip("/")):
+            raise _not_a_share(self.source)
+        if int(parts["port"] or 1) > 65535 or "/../" in parts["path"] + "/":
+            raise _not_a_share(self.source)
+        allowed = _NFS_OPTIONS if self.kind == "nfs" else re.compile("")
+        for option in self.options:
+            if not allowed.fullmatch(option):
+                raise InvalidRequest(
+                    _("{option!r} is no option of a share.").format(option=option[:80]),
+                    hint="nfs://HOST/EXPORT?vers=4.2,soft,timeo=100:/TARGET:ro",
+                )
+
+    def _part(self, name: str) -> str:
+        parts = _SHARE.fullmatch(self.source)
+        return (parts[name] or "") if parts else ""
+
+    @property
+    def kind(self) -> str:
+        """``nfs`` or ``cifs``."""
+        return self._part("kind")
+
+    @property
+    def host(self) -> str:
+        """The server's name or address, an IPv6 address without brackets."""
+        return self._part("host").strip("[]")
+
+    @property
+    def port(self) -> str:
+        """The server's port, empty for the usual one."""
+        return self._part("port")
+
+    @property
+    def path(self) -> str:
+        """The folder on the server: what it exports, or the share's name and what is below it."""
+        return self._part("path")
+
+
+def _not_a_share(text: str) -> InvalidRequest:
+    message = _("{text!r} is not the address of a share.")
+    hint = _("Write nfs://HOST/EXPORT:/TARGET[:ro] or cifs://SERVER/SHARE:/TARGET[:ro], an IPv6 address in brackets.")
+    return InvalidRequest(message.format(text=text[:200]), hint=hint)
+
+
+def _parse_share(text: str) -> Share:
+    parts = _SHARE_TEXT.fullmatch(text)
+    if not parts:
+        raise _not_a_share(text)
+    options = tuple(filter(None, (parts["options"] or "").split(",")))
+    return Share(unquote(parts["source"]), parts["target"], bool(parts["ro"]), options)
 
 
 @dataclass(frozen=True)
@@ -92,6 +171,17 @@ class GpuRequest:
                 raise InvalidRequest(_("{flag} goes with --gpus.").format(flag=flag), hint=_("Example: --gpus 2"))
         return cls()
 
+    def for_replicas(self, replicas: int) -> "GpuRequest":
+        """Return what several replicas need together, each of which asks for this; names and ``all`` are shared out.
+
+        Raises:
+            InvalidRequest: So many named GPUs cannot be shared out evenly.
+        """
+        if self.names and len(self.names) % replicas:
+            message = _("{count} named GPUs cannot be shared out evenly to {nodes} nodes.")
+            raise InvalidRequest(message.format(count=len(self.names), nodes=replicas), hint=_("Example: --gpus 2"))
+        return self if self.every or self.names else replace(self, count=self.count * replicas)
+
     @property
     def wanted(self) -> bool:
         """True when any GPU is asked for."""
@@ -140,6 +230,7 @@ class GpuGrant:
         libraries: Files of the driver, for plain device nodes.
         env: Variables that go with them.
         shared: Whether others may hold the same GPUs.
+        shares: What each of several replicas is given of it, empty for a single one.
     """
 
     uuids: Tuple[str, ...] = ()
@@ -149,6 +240,11 @@ class GpuGrant:
     libraries: Tuple[Mount, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)
     shared: bool = False
+    shares: Tuple["GpuGrant", ...] = ()
+
+    def of_replica(self, index: int) -> "GpuGrant":
+        """Return the share of one replica."""
+        return self.shares[index] if self.shares else self
 
 
 @dataclass(frozen=True)
@@ -192,11 +288,15 @@ def format_size(size: float) -> str:
 
 
 def parse_mount(text: str) -> Mount:
-    """Read ``SRC:DST[:ro]`` or ``src=…,dst=…[,ro]``; the second form takes paths that hold colons.
+    """Read ``SRC:DST[:ro]``, ``src=…,dst=…[,ro]`` or the address of a share and where it is seen.
+
+    The second form takes paths that hold colons; in an address a colon is ``%3A``.
 
     Raises:
-        InvalidRequest: The text is neither.
+        InvalidRequest: The text is none of them.
     """
+    if re.match(r"\w+://", text):
+        return _parse_share(text)
     if text.startswith(("src=", "dst=")):
         parts = dict(part.partition("=")[::2] for part in text.split(","))
         if set(parts) <= {"src", "dst", "ro"} and "src" in parts:
@@ -208,5 +308,5 @@ def parse_mount(text: str) -> Mount:
             return Mount(pieces[0], pieces[1], read_only)
     raise InvalidRequest(
         _("{text!r} is not a mount.").format(text=text),
-        hint=_("Write SRC:DST[:ro], or src=…,dst=…[,ro] where a path holds ':'."),
+        hint=_("Write SRC:DST[:ro], src=…,dst=…[,ro] where a path holds ':', or nfs://HOST/EXPORT:DST[:ro]."),
     )

@@ -14,7 +14,7 @@ from traitlets.config import Config, LoggingConfigurable
 from traitlets.config.loader import ConfigFileNotFound, JSONFileConfigLoader, PyFileConfigLoader
 
 from .errors import InvalidRequest
-from .resources import Mount, parse_mount
+from .resources import Mount, parse_mount, parse_size
 
 _CONFIG_NAMES = ("jupyter_config", "jupyter_dlenv_config")
 
@@ -49,6 +49,12 @@ class DLEnv(LoggingConfigurable):
 
         c.DLEnv.default_mounts = ["/data/sets:/data/sets:ro"]
         """,
+    ).tag(config=True)
+
+    allow_nfs_mounts = Bool(
+        True,
+        help="""Whether ``--mount nfs://HOST/EXPORT:/TARGET`` may be asked for: Docker then mounts the share for the
+        container. Shares that the host itself has mounted are not meant.""",
     ).tag(config=True)
 
     environment_variables = Dict(
@@ -145,9 +151,43 @@ class DLEnv(LoggingConfigurable):
         takes.""",
     ).tag(config=True)
 
+    notify_command = Unicode(
+        help="""Command that runs on the host when a job has ended which names none by ``--notify``. It finds
+        DLENV_JOB, DLENV_JOB_NAME, DLENV_JOB_STATE, DLENV_JOB_EXIT_CODE, DLENV_JOB_MESSAGE and DLENV_JOB_SECONDS in its
+        environment.
+
+        c.DLEnv.notify_command = 'mail -s "$DLENV_JOB_NAME $DLENV_JOB_STATE" alice </dev/null'
+        """,
+    ).tag(config=True)
+
+    stall_minutes = Float(
+        10,
+        min=0,
+        help="""After how many minutes without a line a running job is remarked on, if its GPUs, or without GPUs its
+        CPUs, do nothing meanwhile; 0 for never. Looked after by a Jupyter server.""",
+    ).tag(config=True)
+
+    keep_jobs_days = Float(
+        0,
+        min=0,
+        help="""For how many days the records and logs of ended jobs are kept; 0 for ever.""",
+    ).tag(config=True)
+
+    keep_jobs_size = Unicode(
+        help="""How much the records and logs of all ended jobs of one person may take, such as ``50g``; beyond it the
+        oldest are removed. Empty for no limit.""",
+    ).tag(config=True)
+
     @default("owner")
     def _default_owner(self) -> str:
         return getpass.getuser()
+
+    @validate("keep_jobs_size")
+    def _valid_size(self, proposal: Any) -> str:
+        try:
+            return str(proposal["value"]) if not proposal["value"] or parse_size(proposal["value"]) else ""
+        except InvalidRequest as error:
+            raise TraitError(f"c.DLEnv.keep_jobs_size: {error}") from error
 
     @validate("default_mounts")
     def _valid_mounts(self, proposal: Any) -> list[str]:

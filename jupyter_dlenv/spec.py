@@ -7,7 +7,7 @@ import hashlib
 import json
 import re
 import uuid
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from enum import Enum
 from typing import Any, Dict, List, Mapping, Optional, Tuple, Type, TypeVar
 
@@ -50,6 +50,13 @@ class JobState(str, Enum):
         return self in (JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED, JobState.LOST)
 
 
+class End(str, Enum):
+    """When a job of several processes is done: when all have ended, or when the first of them has."""
+
+    ALL = "all"
+    LEADER = "leader"
+
+
 class Reason(str, Enum):
     """Why a job ended, in the words of the engine contract."""
 
@@ -88,6 +95,14 @@ class RankLogs:
 
 
 @dataclass(frozen=True)
+class Part:
+    """What one replica runs in place of the others: its launcher's command, and variables on top."""
+
+    argv: Tuple[str, ...]
+    env: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class JobSpec:
     """One thing to run, with nothing left to decide.
 
@@ -105,7 +120,13 @@ class JobSpec:
         mask_dirs: Folders below the mounts to hide behind an empty one.
         mask_files: Files below the mounts to hide behind an empty one.
         identity: Whose files the replica writes, None for the caller's own.
-        gpus: The leased GPUs and the way to them.
+        gpus: The leased GPUs of all replicas here and the way to them.
+        nnodes: Replicas of the whole job, those on other hosts counted.
+        node_rank: Rank of the first replica here.
+        replicas: How many of them are here.
+        parts: What each of these runs, empty where all run the same.
+        ends: When the job is done.
+        rdma: The host's RDMA device nodes that the replicas see.
         rank_logs: Where raw files of ranks appear, None when the launcher has one stream.
         timeout_s: Time limit, None for none.
         labels: More labels (kernel id, notebook), without the reserved prefix.
@@ -132,6 +153,12 @@ class JobSpec:
     identity: Optional[Identity] = None
     gpus: GpuGrant = field(default_factory=GpuGrant)
     nproc_per_node: int = 1
+    nnodes: int = 1
+    node_rank: int = 0
+    replicas: int = 1
+    parts: Tuple[Part, ...] = ()
+    ends: End = End.ALL
+    rdma: Tuple[str, ...] = ()
     rank_logs: Optional[RankLogs] = None
     timeout_s: Optional[float] = None
     attempt: int = 1
@@ -139,6 +166,19 @@ class JobSpec:
 
     def __post_init__(self) -> None:
         require_id(self.id)
+
+    def of_replica(self, index: int) -> "JobSpec":
+        """Return what one of the replicas here is: its rank, its command, and its share of the GPUs."""
+        part = self.parts[index] if self.parts else Part(self.argv)
+        return replace(
+            self,
+            node_rank=self.node_rank + index,
+            replicas=1,
+            parts=(),
+            argv=part.argv,
+            env={**self.env, **part.env},
+            gpus=self.gpus.of_replica(index),
+        )
 
     def digest(self) -> str:
         """Hex SHA-256 of the whole spec: two submissions are the same job exactly when this is equal."""
@@ -154,6 +194,7 @@ class JobStatus:
         exit_code: Exit status of the replica, None while it runs or when nobody saw it.
         message: One sentence for a person.
         started_at, finished_at: Seconds since the epoch.
+        attempt: Which attempt of the job this is about.
     """
 
     state: JobState
@@ -162,6 +203,7 @@ class JobStatus:
     message: str = ""
     started_at: Optional[float] = None
     finished_at: Optional[float] = None
+    attempt: int = 1
 
 
 @dataclass(frozen=True)
@@ -189,6 +231,11 @@ def new_id() -> str:
     return str(uuid.uuid4())
 
 
+def is_id(text: str) -> bool:
+    """Return whether a text is a canonical lower-case UUID."""
+    return _CANONICAL_UUID.fullmatch(text) is not None
+
+
 def require_id(text: str) -> str:
     """Return the text when it is a canonical lower-case UUID.
 
@@ -197,7 +244,7 @@ def require_id(text: str) -> str:
     Raises:
         InvalidRequest: It is anything else.
     """
-    if not _CANONICAL_UUID.fullmatch(text):
+    if not is_id(text):
         raise InvalidRequest(
             _("{text!r} is not an id.").format(text=text[:80]),
             hint=_("Ids look like 5ab4c0de-0000-4000-8000-000000000000."),
@@ -252,18 +299,27 @@ def leased_by(labels: Mapping[str, str]) -> Tuple[str, ...]:
     return tuple(filter(None, labels.get("lease", "").split(",")))
 
 
-def labels_of(spec: JobSpec, prefix: str = "io.jupyter-dlenv.") -> Dict[str, str]:
-    """Return every label that the spec's containers carry, the reserved ones last so that none can be replaced."""
+def labels_of(spec: JobSpec, prefix: str = "io.jupyter-dlenv.", index: int = 0) -> Dict[str, str]:
+    """Return every label that a replica's container carries, the reserved ones last so that none can be replaced.
+
+    Args:
+        spec: The whole job's; its digest is the same for all replicas.
+        index: Which of its replicas here.
+    """
+    gpus = spec.gpus.of_replica(index)
     own: List[Tuple[str, str]] = [
         ("id", spec.id),
         ("owner", spec.owner),
         ("role", spec.role.value),
         ("job" if spec.role is Role.TRAINER else spec.role.value, spec.id),
         ("attempt", str(spec.attempt)),
-        ("lease", ",".join(spec.gpus.uuids)),
-        ("shared", "1" if spec.gpus.shared else ""),
+        ("nodes", str(spec.replicas)),
+        ("node", str(index)),
+        ("ends", spec.ends.value),
+        ("lease", ",".join(gpus.uuids)),
+        ("shared", "1" if gpus.shared else ""),
         ("limit", f"{spec.timeout_s:g}" if spec.timeout_s else ""),
-        ("access", spec.gpus.access.value if spec.gpus.uuids else ""),
+        ("access", gpus.access.value if gpus.uuids else ""),
         ("environment", spec.environment),
         ("instance", spec.instance),
         ("name", spec.name),

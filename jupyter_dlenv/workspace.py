@@ -13,7 +13,7 @@ from jupyter_core.paths import jupyter_config_dir, jupyter_data_dir, jupyter_run
 from .errors import Denied, InvalidRequest
 from .i18n import LANGUAGE_VARIABLE, _, language
 from .paths import data_dir, kernels_dir
-from .resources import Mount
+from .resources import Mount, Share
 from .spec import CONTAINER_ROOT
 
 HOME = f"{CONTAINER_ROOT}/home"
@@ -81,7 +81,8 @@ def check_mounts(mounts: Sequence[Mount], hidden: Sequence[str]) -> tuple[Mount,
     """
     targets: set[str] = set()
     for mount in mounts:
-        _check_source(mount.source, hidden)
+        if not isinstance(mount, Share):
+            _check_source(mount.source, hidden)
         _check_target(mount.target)
         if mount.target in targets:
             raise InvalidRequest(_("Two mounts want the target {target}.").format(target=mount.target))
@@ -134,7 +135,8 @@ def _home_of(uid: int) -> list[Path]:
 
 def masks(mounts: Iterable[Mount], hidden: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the folders and the files to cover in the container, by their path inside."""
-    pairs = [(mount, os.path.realpath(path)) for mount in mounts for path in hidden if os.path.exists(path)]
+    here = [mount for mount in mounts if not isinstance(mount, Share)]
+    pairs = [(mount, os.path.realpath(path)) for mount in here for path in hidden if os.path.exists(path)]
     covered = {
         os.path.join(mount.target, os.path.relpath(path, os.path.realpath(mount.source))): path
         for mount, path in pairs

@@ -67,13 +67,13 @@ def image_id(reference: str) -> str:
 @functools.cache
 def base_image() -> str:
     """Return the reference of a Debian with Python 3.11, pip and venv, and nothing else."""
-    return _debian(BASE, SUITE, BASE_PACKAGES)
+    return debian(BASE, SUITE, BASE_PACKAGES)
 
 
 @functools.cache
 def newer_image() -> str:
     """Return the reference of a Debian with Python 3.13, and musl beside its own C library."""
-    return _debian(NEWER, NEWER_SUITE, NEWER_PACKAGES)
+    return debian(NEWER, NEWER_SUITE, NEWER_PACKAGES)
 
 
 @functools.cache
@@ -92,7 +92,8 @@ def musl_image() -> str:
     return reference
 
 
-def _debian(reference: str, suite: str, packages: str) -> str:
+def debian(reference: str, suite: str, packages: str) -> str:
+    """Return the reference of a Debian with some packages, made by debootstrap when the engine lacks it."""
     if not image_id(reference):
         with tempfile.TemporaryDirectory() as folder:
             _debootstrap(suite, packages, Path(folder, "root"), Path(folder, "root.tar"))

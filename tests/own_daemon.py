@@ -19,10 +19,12 @@ class Daemon:
 
     Args:
         env: Variables of the daemon, beside those of this process.
+        live_restore: Whether containers go on while it is away.
     """
 
-    def __init__(self, folder: Path, env: Mapping[str, str] | None = None) -> None:
+    def __init__(self, folder: Path, env: Mapping[str, str] | None = None, *, live_restore: bool = True) -> None:
         self.folder = folder
+        self._live_restore = live_restore
         self._env = {**os.environ, **(env or {})}
         self.address = f"unix://{folder}/d.sock"
         # Beside it, as distributions run it: a daemon that starts containerd itself takes it along when it is killed.
@@ -35,7 +37,7 @@ class Daemon:
         """Start it and wait until it answers."""
         options = [f"--data-root={self.folder}/data", f"--exec-root={self.folder}/exec", f"--host={self.address}"]
         options += [f"--containerd={self.folder}/c.sock", f"--pidfile={self.folder}/pid"]
-        options += ["--bridge=none", "--iptables=false", "--live-restore"]
+        options += ["--bridge=none", "--iptables=false", f"--live-restore={str(self._live_restore).lower()}"]
         with open(self.folder / "log", "ab") as log:
             # In a network of its own: a daemon without a bridge removes the host's docker0.
             command = ["unshare", "--net", "dockerd", *options]
@@ -66,6 +68,12 @@ class Daemon:
         finally:
             self.start()
 
+    def restart(self) -> None:
+        """End it as an administrator does, and start it again."""
+        self.process.terminate()
+        self.process.wait(60)
+        self.start()
+
     def stop(self) -> None:
         """End it and its containers."""
         ids = subprocess.run(self.client("ps", "-aq"), capture_output=True, text=True, check=True).stdout.split()
@@ -77,12 +85,12 @@ class Daemon:
 
 
 @contextmanager
-def own_daemon(image: str, env: Mapping[str, str] | None = None) -> Iterator[Daemon]:
+def own_daemon(image: str, env: Mapping[str, str] | None = None, *, live_restore: bool = True) -> Iterator[Daemon]:
     """Run a daemon that has this image of the host's daemon; skips the test where it cannot be."""
     if os.geteuid() != 0 or shutil.which("dockerd") is None:
         pytest.skip("only root can start a daemon of its own")
     folder = Path(tempfile.mkdtemp(prefix="dld-", dir="/tmp"))
-    mine = Daemon(folder, env)
+    mine = Daemon(folder, env, live_restore=live_restore)
     try:
         mine.load(image)
         yield mine

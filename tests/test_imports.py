@@ -22,8 +22,8 @@ MAINTAINERS = ("locale/catalogue.py",)  # not in the wheel
 STDLIB = sys.stdlib_module_names
 LEAVES = ("errors.py", "i18n.py", "options.py", "resources.py", "spec.py")
 DOCKER = ("containers", "engine", "events", "failures", "images", "terminal")
+SHIM = PACKAGE / "engines" / "shim"
 ALONE = (
-    "engines/shim.py",
     "images/probe_script.py",
     "kernels/boot.py",
     "kernels/compile.py",
@@ -44,7 +44,6 @@ SERVERS = frozenset(("IPython", "ipykernel", "jupyter_client", "jupyter_server",
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 LONGEST_MODULE = 400
 LONGEST_FUNCTION = 60
-LONG_MODULES = {"engines/shim.py": "one file is what a container is shown"}
 
 
 @dataclass(frozen=True)
@@ -177,6 +176,15 @@ def test_what_is_one_file_in_a_container_stands_alone() -> None:
     assert not any(each.at_top for each in wrong)
 
 
+def test_the_shim_is_a_folder_that_stands_alone() -> None:
+    found = [each for module in modules() if module.startswith("engines/shim/") for each in imports(module)]
+    outside = [
+        each for each in found if each.top not in STDLIB and not each.name.startswith("jupyter_dlenv.engines.shim.")
+    ]
+    assert found
+    assert where(outside) == []
+
+
 def is_pure(module: str) -> bool:
     """Tell modules that promise to decide and do nothing else."""
     promised = re.search(r"\bPure[.:]", ast.get_docstring(tree(module)) or "")
@@ -288,7 +296,7 @@ def test_what_kernels_import_is_python_3_8(module: str) -> None:
 @pytest.mark.parametrize(
     "module",
     [
-        "engines/shim.py",
+        *(f"engines/shim/{path.name}" for path in sorted(SHIM.glob("*.py"))),
         "i18n.py",
         *(f"kernels/{name}.py" for name in ("boot", "compile", "finder", "lazy", "too_old")),
     ],
@@ -338,7 +346,7 @@ def test_errors_are_caught_by_name(module: str) -> None:
 
 def test_modules_are_short() -> None:
     lengths = {module: len((PACKAGE / module).read_text(encoding="utf-8").splitlines()) for module in modules()}
-    assert {module for module, length in lengths.items() if length >= LONGEST_MODULE} == set(LONG_MODULES)
+    assert {module for module, length in lengths.items() if length >= LONGEST_MODULE} == set()
     scripts = {path.name: len(path.read_text(encoding="utf-8").splitlines()) for path in FRONT_END.glob("*.ts*")}
     assert max(scripts.values()) < LONGEST_MODULE
 

@@ -10,6 +10,7 @@ from jupyter_dlenv.options import OPTIONS, RunRequest, parse_run, request_from_j
 DOCUMENTED = """
 --gpus --nproc --nodes --image --launcher --engine --memory --cpus --shm-size --mount --network -e --servers --workers
 --name --detach --retries --timeout --plain --plot --notify --debug --shared --gpu-memory --dry-run -m
+--node-rank --master --rdma
 """
 
 
@@ -65,6 +66,35 @@ def test_a_whole_line_is_read() -> None:
     assert (options.detach, options.plain) == (True, True)
 
 
+def test_the_options_of_several_nodes_are_read() -> None:
+    words = "train.py --nodes 2 --node-rank 0 --master gpu-1:29500 --rdma --servers 1 --workers 0 --retries 3".split()
+    more = ["--plot", "loss=(?P<loss>.*)", "--plot", "x (.*)", "--notify", "beep", "--debug", "1"]
+    request = parse_run([*words, *more], cwd="/w").request
+    assert request == RunRequest(
+        request_id=request.request_id,
+        script="train.py",
+        cwd="/w",
+        nodes=2,
+        node_rank=0,
+        master="gpu-1:29500",
+        rdma=True,
+        servers=1,
+        workers=0,
+        retries=3,
+        plot=("loss=(?P<loss>.*)", "x (.*)"),
+        notify="beep",
+        debug="1",
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "rank"), [(["--debug", "a.py"], "0"), (["a.py", "--debug"], "0"), (["--debug=3", "a.py"], "3")]
+)
+def test_the_rank_to_debug_may_be_left_out(words: list[str], rank: str) -> None:
+    request = parse_run(words).request
+    assert (request.debug, request.script) == (rank, "a.py")
+
+
 def test_a_module_is_read() -> None:
     assert parse_run(["-m", "pkg.train"], cwd="/w").request.module == "pkg.train"
 
@@ -82,6 +112,10 @@ def test_an_unknown_option_names_the_nearest(flag: str, near: str) -> None:
         ["a.py", "--nproc"],
         ["a.py", "--nproc", "0"],
         ["a.py", "--nproc", "2x"],
+        ["a.py", "--nodes", "0"],
+        ["a.py", "--node-rank", "-1"],
+        ["a.py", "--retries", "many"],
+        ["a.py", "--debug=x"],
         ["a.py", "--cpus", "nan"],
         ["a.py", "--network", "container:x"],
         ["a.py", "b.py"],
@@ -112,6 +146,12 @@ def test_only_documented_options_exist() -> None:
         {"uid": 0},
         {"script": 1},
         {"dry_run": "yes"},
+        {"nodes": 0},
+        {"nodes": True},
+        {"node_rank": -1},
+        {"retries": 1.5},
+        {"plot": "x"},
+        {"rdma": 1},
     ],
 )
 def test_api_bodies_are_checked(body: object) -> None:

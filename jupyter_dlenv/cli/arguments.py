@@ -9,6 +9,7 @@ from typing import Any
 from ..i18n import _
 from ..options import NETWORKS
 from . import environments, host, images, jobs
+from .open import open_page
 
 
 def parser() -> argparse.ArgumentParser:
@@ -21,9 +22,11 @@ def parser() -> argparse.ArgumentParser:
     agent = commands.add_parser("agent", help=_("start waiting jobs when there is no Jupyter server"))
     agent.add_argument("--systemd", action="store_true", help=_("print a systemd user unit that runs it"))
     agent.set_defaults(function=jobs.run_agent)
-    _listing(commands, "jobs", jobs.list_jobs, _("the jobs, newest first"))
+    listed = _listing(commands, "jobs", jobs.list_jobs, _("the jobs, newest first, or all about one"))
+    listed.add_argument("job", nargs="?", default="", help=_("the job's id, or its beginning"))
     _add_job_commands(commands)
     _add_shell_command(commands)
+    _add_open_command(commands)
     _add_env_commands(commands)
     _add_build_command(commands)
     _add_image_commands(commands)
@@ -31,10 +34,11 @@ def parser() -> argparse.ArgumentParser:
     return root
 
 
-def _listing(commands: Any, name: str, function: Callable[..., Any], text: str) -> None:
-    command = commands.add_parser(name, help=text)
+def _listing(commands: Any, name: str, function: Callable[..., Any], text: str) -> argparse.ArgumentParser:
+    command: argparse.ArgumentParser = commands.add_parser(name, help=text)
     command.add_argument("--json", action="store_true", help=_("print JSON"))
     command.set_defaults(function=function)
+    return command
 
 
 def _add_job_commands(commands: Any) -> None:
@@ -57,6 +61,17 @@ def _add_shell_command(commands: Any) -> None:
     shell.add_argument("--owner", default="", help=_("whose kernels and jobs; your own by default"))
     shell.add_argument("--stay", action="store_true", help=_("after an error wait for Enter before the window closes"))
     shell.set_defaults(function=jobs.open_shell)
+
+
+def _add_open_command(commands: Any) -> None:
+    from ..notebook.open import add_open_options
+
+    page = commands.add_parser("open", help=_("a page of a running kernel or job: its port, or TensorBoard"))
+    add_open_options(page)
+    local = _("listen at a port of this command's own, without a Jupyter server")
+    page.add_argument("--local", nargs="?", type=int, const=0, metavar="PORT", help=local)
+    page.add_argument("--json", action="store_true", help=_("print JSON"))
+    page.set_defaults(function=open_page)
 
 
 def _add_env_commands(commands: Any) -> None:

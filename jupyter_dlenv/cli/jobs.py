@@ -16,7 +16,8 @@ from .output import FAILED, connect, say, show, write
 
 def run_job(words: Sequence[str]) -> int:
     """Start a job, and follow it unless told otherwise."""
-    from ..notebook.follow import Lines, submit, summary, terminal_columns, until_ended
+    from ..notebook.follow import Lines, submit, terminal_columns, until_ended
+    from ..notebook.page import summary
 
     options = parse_run(words)
     if options.help:
@@ -62,10 +63,16 @@ def run_agent(arguments: argparse.Namespace) -> int:
 
 
 def list_jobs(arguments: argparse.Namespace) -> int:
-    """List the jobs."""
+    """List the jobs, or tell all about one."""
     from ..notebook.follow import state_line
+    from ..notebook.jobs import details
+    from ..notebook.magics import find_job
 
-    jobs = connect().call("GET", "/jobs")["jobs"]
+    client = connect()
+    if arguments.job:
+        job = find_job(client, [arguments.job])
+        return show(arguments, job, lambda: details(job))
+    jobs = client.call("GET", "/jobs")["jobs"]
     return show(arguments, jobs, lambda: "\n".join(state_line(job, job["state"], time.time()) for job in jobs))
 
 

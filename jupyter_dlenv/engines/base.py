@@ -32,13 +32,13 @@ class Plan:
 
     Attributes:
         spec: The spec it was made from.
-        request: The engine's own request: a create body, an argv, a manifest.
-        command: The same as a command line that a person could run, secrets absent.
+        requests: The engine's own request for each replica here: a create body, an argv, a manifest.
+        command: The same as command lines that a person could run, one below the other, secrets absent.
         inherited: Open files that a replica on this host keeps open as long as it runs, such as locks.
     """
 
     spec: JobSpec
-    request: Mapping[str, Any]
+    requests: tuple[Mapping[str, Any], ...]
     command: str
     inherited: tuple[int, ...] = ()
 
@@ -83,7 +83,7 @@ class Engine(ABC):
 
     @abstractmethod
     async def submit(self, plan: Plan) -> Job:
-        """Start the plan's replica; a second call with the same plan adopts what the first one made.
+        """Start the plan's replicas, all or none; a second call with the same plan adopts what the first one made.
 
         Raises:
             Conflict: The id runs something else.
@@ -107,7 +107,7 @@ class Engine(ABC):
 
     @abstractmethod
     async def signal(self, job_id: str, signum: int) -> None:
-        """Deliver a signal to what the replica runs.
+        """Deliver a signal to what each replica runs.
 
         Raises:
             JobNotFound: The engine does not know the id, or it has ended.
@@ -122,8 +122,12 @@ class Engine(ABC):
         """Return every job that the engine still holds, ended ones included, of one owner or of all."""
 
     @abstractmethod
-    async def remove(self, job_id: str) -> None:
-        """Forget the job and free what it held, killing what still runs. Unknown ids are no error."""
+    async def remove(self, job_id: str, attempt: int | None = None) -> None:
+        """Forget the job and free what it held, killing what still runs. Unknown ids are no error.
+
+        Args:
+            attempt: The last attempt to forget, None for all.
+        """
 
     async def pull(self, image: str) -> AsyncIterator[PullProgress]:
         """Fetch an image, yielding progress.

@@ -14,7 +14,7 @@ import signal
 import subprocess
 import time
 from collections.abc import AsyncIterator, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -24,9 +24,10 @@ from ..i18n import _
 from ..jobs.diagnosis import explain
 from ..paths import data_dir
 from ..spec import Job, JobSpec, JobState, JobStatus, Reason, Role, labels_of, require_id
-from . import folder, shim
+from . import folder
 from .base import Capabilities, Engine, LogChunk, Plan
 from .folder import RunFolder, ShimResult
+from .shim import FOLDER
 
 _POLL_S = 0.05
 _SHIM_GRACE_S = 2.0
@@ -61,8 +62,9 @@ class ProcessEngine(Engine):
 
     def plan(self, spec: JobSpec) -> Plan:
         _refuse_unsupported(spec)
-        argv = [spec.python, "-I", "-S", shim.__file__, spec.run_dir]
-        return Plan(spec, {"argv": argv, "env": dict(spec.env), "cwd": spec.workdir}, shlex.join(spec.argv))
+        argv = [spec.python, "-I", "-S", FOLDER, spec.run_dir]
+        request = {"argv": argv, "env": dict(spec.env), "cwd": spec.workdir}
+        return Plan(spec, (request,), shlex.join(spec.argv))
 
     async def submit(self, plan: Plan) -> Job:
         return await asyncio.to_thread(self._submit, plan)
@@ -82,9 +84,9 @@ class ProcessEngine(Engine):
         try:
             with open(Path(plan.spec.run_dir) / "shim.log", "ab") as output:
                 child = subprocess.Popen(
-                    plan.request["argv"],
-                    env=plan.request["env"],
-                    cwd=plan.request["cwd"],
+                    plan.requests[0]["argv"],
+                    env=plan.requests[0]["env"],
+                    cwd=plan.requests[0]["cwd"],
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=output,
@@ -136,7 +138,10 @@ class ProcessEngine(Engine):
         records = [record for path in sorted(self._state_dir.glob("*.json")) if (record := _read(path))]
         return [_job(record) for record in records if owner in (None, record.labels["owner"])]
 
-    async def remove(self, job_id: str) -> None:
+    async def remove(self, job_id: str, attempt: int | None = None) -> None:
+        record = _read(self._path(require_id(job_id)))
+        if record is None or (attempt is not None and int(record.labels["attempt"]) > attempt):
+            return
         await self.cancel(job_id, grace_s=0)
         self._path(require_id(job_id)).unlink(missing_ok=True)
 
@@ -156,6 +161,11 @@ class ProcessEngine(Engine):
 
 
 def _refuse_unsupported(spec: JobSpec) -> None:
+    if spec.replicas > 1:
+        raise Unsupported(
+            _("Several nodes on one host need containers, and the process engine has none."),
+            hint=_("Name an image: --image IMAGE"),
+        )
     asked = {
         "--image": spec.image is not None,
         "--memory": spec.resources.memory_bytes is not None,
@@ -207,6 +217,10 @@ async def _gone(record: _Record, timeout_s: float) -> bool:
 
 
 def _status(record: _Record) -> JobStatus:
+    return replace(_attempt_status(record), attempt=int(record.labels["attempt"]))
+
+
+def _attempt_status(record: _Record) -> JobStatus:
     # Asked first: a shim that ends between the two looks has written its result by then.
     alive = _alive(record)
     result = RunFolder(Path(record.labels["run-dir"])).result()

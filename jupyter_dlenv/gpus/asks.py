@@ -26,6 +26,7 @@ class Ask:
         by_process: Whether this process alone can use the GPUs, so that the request is void when it ends.
         on_host: Whether they are for a plain process, without a container.
         folder: Where the job's record lies, for whoever else may start it.
+        replicas: To how many containers the GPUs are shared out.
     """
 
     id: str
@@ -37,6 +38,7 @@ class Ask:
     by_process: bool = True
     on_host: bool = False
     folder: str = ""
+    replicas: int = 1
 
 
 @dataclass(frozen=True)

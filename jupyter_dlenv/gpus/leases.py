@@ -226,7 +226,7 @@ class Leases:
         chosen = decision.grants.get(ask.id)
         if not chosen:
             return places(queue, found, inventory.links, time.time())[ask.id]
-        return self._note(ask, _granted(chosen, found, way, shared=ask.request.shared))
+        return self._note(ask, _granted(ask, chosen, found, way))
 
     def _note(self, ask: Ask, gpus: GpuGrant) -> Lease:
         data = lease_data(ask, gpus, pid=os.getpid(), now=time.time())
@@ -241,7 +241,7 @@ class Leases:
         if not chosen:
             reason = places(queue, found, inventory.links, time.time())[ask.id].reason
             raise NoGpu(reason, hint="jupyter dlenv gpus")
-        return _granted(chosen, found, way, shared=ask.request.shared)
+        return _granted(ask, chosen, found, way)
 
     def _renew(self, ask: Ask, uuids: tuple[str, ...]) -> Lease:
         # Never refused, whatever has changed meanwhile: what runs has its GPUs all the same.
@@ -255,7 +255,7 @@ class Leases:
         if not {state.unit.uuid for state in found}.issuperset(uuids):
             return None
         try:
-            return _granted(uuids, found, self._way(ask), shared=ask.request.shared)
+            return _granted(ask, uuids, found, self._way(ask))
         except DLEnvError:
             return None
 
@@ -337,10 +337,24 @@ class Leases:
 
 
 def _granted(
-    chosen: Sequence[str], found: Sequence[UnitState], way: tuple[GpuAccess, AccessFacts | None], *, shared: bool
+    ask: Ask, chosen: Sequence[str], found: Sequence[UnitState], way: tuple[GpuAccess, AccessFacts | None]
 ) -> GpuGrant:
+    """Return the way to these GPUs, shared out evenly where several containers get them.
+
+    Raises:
+        NoGpu: One of them cannot be reached this way, or they cannot be shared out evenly.
+    """
     access, facts = way
     if facts is None:
-        return on_host(chosen, shared=shared)
+        return on_host(chosen, shared=ask.request.shared)
     units = {state.unit.uuid: state.unit for state in found}
-    return grant([units[uuid] for uuid in chosen], access, facts, shared=shared)
+    whole = grant([units[uuid] for uuid in chosen], access, facts, shared=ask.request.shared)
+    if ask.replicas == 1:
+        return whole
+    each, left = divmod(len(chosen), ask.replicas)
+    if left or not each:
+        message = _("{count} GPUs cannot be shared out evenly to {nodes} nodes.")
+        raise NoGpu(message.format(count=len(chosen), nodes=ask.replicas), hint=_("Example: --gpus 1"))
+    parts = (chosen[at * each : (at + 1) * each] for at in range(ask.replicas))
+    shares = (grant([units[uuid] for uuid in part], access, facts, shared=whole.shared) for part in parts)
+    return replace(whole, shares=tuple(shares))

@@ -3,39 +3,39 @@
 from __future__ import annotations
 
 import os
-import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from pathlib import Path
 
 from .. import launchers
-from ..atomic import write_text
 from ..engines.base import Engine
 from ..engines.docker.engine import DockerEngine
 from ..engines.docker.request import RUN_DIR, SHIM
-from ..engines.folder import RunFolder
 from ..engines.process import inherited_environment
 from ..engines.registry import load_engine
-from ..engines.shim import __file__ as shim_file
+from ..engines.shim import FOLDER as SHIM_FOLDER
 from ..errors import Denied, InvalidRequest, Unsupported
 from ..gpus.asks import Ask
 from ..i18n import _
 from ..images.reference import require_image
-from ..launchers import Launch
+from ..launchers import Launch, Program
 from ..options import RunRequest
 from ..paths import jobs_dir
-from ..placement import place
+from ..placement import Placement, place
 from ..resources import GpuGrant, GpuRequest, Mount, Resources, parse_mount, parse_size
 from ..settings import DLEnv
-from ..spec import JobSpec, Role
-from ..workspace import find_root, inside, leaving_link, link_hint
+from ..spec import End, JobSpec, Part, Role
+from ..workspace import find_root
+from .nodes import PORT, Nodes, nodes_of
+from .ports import free_ports
 from .principal import Principal
-from .records import JobFolder, JobRecord
+from .rdma import rdma_devices
+from .records import JobFolder
+from .target import Target, as_on_host, default_name, runs_python, target_of
 
-_CELL = "cell.py"
-_HERE = "here"
-_SCRIPT_LIMIT = 1 << 20
+_SHELLS = frozenset(("ash", "bash", "dash", "ipython", "python", "python3", "sh", "zsh"))
 
 
 @dataclass(frozen=True)
@@ -43,34 +43,28 @@ class Assembled:
     """A job that is ready to be submitted.
 
     Attributes:
-        cell: Source of a ``%%dlrun`` cell, empty for a script.
+        request: What was asked for, its paths those of the host.
+        cwd: The working folder on the host.
+        launches: What each replica here runs.
     """
 
     spec: JobSpec
     engine: Engine
-    launch: Launch
+    request: RunRequest
+    cwd: Path
+    target: Target
+    launches: tuple[Launch, ...]
     launcher: str
-    secrets: Mapping[str, str]
-    cell: str
+    nodes: Nodes
 
-    def record(self, request: RunRequest, principal: Principal) -> JobRecord:
-        """Return what is kept of the request."""
-        return JobRecord(
-            id=self.spec.id,
-            name=self.spec.name,
-            owner=self.spec.owner,
-            engine=self.engine.name,
-            command=command_text(request),
-            launcher=self.launcher,
-            nproc=self.spec.nproc_per_node,
-            image=self.spec.image_ref,
-            environment=self.spec.environment,
-            kernel=principal.kernel,
-            memory_bytes=self.spec.resources.memory_bytes or 0,
-            timeout_s=self.spec.timeout_s,
-        )
+    @property
+    def first_ranks(self) -> tuple[int, ...]:
+        """For each replica here the rank of its first process in the whole job."""
+        before = accumulate((processes_of(launch, self.spec.nproc_per_node) for launch in self.launches), initial=0)
+        first = self.spec.node_rank * self.spec.nproc_per_node
+        return tuple(first + count for count, _launch in zip(before, self.launches, strict=False))
 
-    def ask(self, request: GpuRequest) -> Ask:
+    def ask(self) -> Ask:
         """Return what the job asks of the ledger.
 
         The values of ``-e KEY`` are in this process only, and so are the variables that a plain process inherits.
@@ -81,62 +75,37 @@ class Assembled:
             owner=spec.owner,
             role=spec.role.value,
             name=spec.name,
-            request=request,
+            request=gpu_request(self.request).for_replicas(spec.replicas),
             limit_s=spec.timeout_s,
-            by_process=on_host or bool(self.secrets),
+            by_process=on_host or bool(self.request.secrets),
             on_host=on_host,
             folder=str(jobs_dir()),
+            replicas=spec.replicas,
         )
-
-    def prepare_folder(self) -> None:
-        """Write what the shim reads; the values of ``-e KEY`` go into a file that it removes at once."""
-        run = RunFolder(Path(self.spec.run_dir))
-        owner = self.spec.identity
-        give = os.geteuid() == 0
-        run.create(*((owner.uid, owner.gid) if owner and give else ()))
-        if self.cell:
-            write_text(run.path / _CELL, self.cell, mode=0o644)
-            os.symlink(self.spec.workdir, run.path / _HERE)
-        run.write_launch(
-            argv=self.launch.argv,
-            cwd=self.spec.workdir,
-            env=dict(self.launch.env),
-            timeout_s=self.spec.timeout_s,
-            rank_logs=self.launch.rank_logs,
-        )
-        if self.secrets:
-            run.write_secrets(dict(self.secrets))
-
-    def forget_secrets(self) -> None:
-        """Remove the values of ``-e KEY`` of a job that never started."""
-        (Path(self.spec.run_dir) / "secrets.json").unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
-class _Target:
-    """What to run as the replica sees it: a script or a module, and its text where it can be read."""
+class _Place:
+    """Where the replicas run: what containers and plain processes differ in.
 
-    script: str
-    module: str
-    text: str
-    workdir: str
+    Attributes:
+        run_dir: The run folder as a replica sees it; ``tools`` the folder of our own programs.
+        own_command: The image's own command.
+    """
 
-
-def import_folder(workdir: str, run_dir: str) -> str:
-    """Return the working folder as PYTHONPATH can name it: by a link of ours where its own name holds a colon."""
-    return f"{run_dir}/{_HERE}" if ":" in workdir else workdir
-
-
-def command_text(request: RunRequest) -> str:
-    """Return what the user asked to run, as one line."""
-    what = ["-m", request.module] if request.module else [request.script or _CELL]
-    return shlex.join([*what, *request.args])
+    python: str
+    env: Mapping[str, str]
+    user_mounts: tuple[Mount, ...]
+    run_dir: str
+    tools: str
+    own_command: tuple[str, ...] = ()
+    own_workdir: str = ""
 
 
 async def assemble(
     request: RunRequest, principal: Principal, settings: DLEnv, folder: JobFolder, gpus: GpuGrant
 ) -> Assembled:
-    """Return the job that a request describes.
+    """Return the job that a request describes, in its current attempt.
 
     Args:
         gpus: What was leased for it; without a lease what is returned can be looked at, and not be submitted.
@@ -144,12 +113,15 @@ async def assemble(
     Raises:
         DLEnvError: The request cannot be met; the message says why and what can.
     """
-    if not (request.script or request.module or request.cell):
-        raise InvalidRequest(_("Nothing to run: name a script or -m MODULE."), hint="%dlrun train.py --nproc 2")
+    if request.notify and principal.kernel and principal.environment and principal.environment.engine != "process":
+        raise Denied(
+            _("--notify runs on the host, which a kernel in a container may not do (rule: notify)."),
+            hint="c.DLEnv.notify_command",
+        )
     engine = load_engine(_engine_name(request, principal))
     if isinstance(engine, DockerEngine):
         return await _in_container(engine, request, principal, settings, folder, gpus)
-    return await _as_process(engine, request, principal, settings, folder, gpus)
+    return await _as_process(engine, request, principal, folder, gpus)
 
 
 def _engine_name(request: RunRequest, principal: Principal) -> str:
@@ -169,90 +141,119 @@ async def _in_container(
     gpus: GpuGrant,
 ) -> Assembled:
     image, environment = _image(request, principal)
-    resources = _resources(request, principal)
     cwd = Path(request.cwd or principal.root or os.getcwd())
     root = Path(principal.root) if principal.root else find_root(cwd, setting=settings.root)
     own = (principal.environment.typed_mounts() if principal.environment else ()) + _mounts(request)
     placed = await place(engine, settings, image=image, environment=environment, root=root, mounts=own)
     if principal.kernel:
-        cwd, request = _as_on_host(request, cwd, placed.user_mounts)
-    target = _target(request, cwd, placed.user_mounts, RUN_DIR)
-    nproc = _nproc(request, gpus)
-    launcher, launch = _launch(request, target, placed.facts.python, nproc, RUN_DIR, {**placed.env, **request.env})
-    ours = (Mount(str(folder.run), RUN_DIR), Mount(shim_file, SHIM, read_only=True))
-    spec = JobSpec(
-        id=request.request_id,
-        role=Role.TRAINER,
-        argv=tuple(launch.argv),
-        workdir=target.workdir,
-        run_dir=str(folder.run),
-        owner=principal.owner,
-        name=request.name or _default_name(request),
+        cwd, request = as_on_host(request, cwd, placed.user_mounts)
+    network = _network(request, principal)
+    nodes = nodes_of(request, network, free_ports() if network == "host" else PORT)
+    where = _place_of(placed, request)
+    launcher, target, launches = _launches(request, where, cwd, nodes, gpus, folder)
+    ours = (Mount(str(folder.run), RUN_DIR), Mount(SHIM_FOLDER, SHIM, read_only=True))
+    common = _common(request, principal, folder, target, launches, nodes, image)
+    spec = replace(
+        common,
         environment=environment,
-        instance=str(os.getpid()),
         image=placed.image.id,
         image_ref=image,
-        python=placed.facts.python,
-        env={**placed.env, **request.env},
+        python=where.python,
+        env=where.env,
         mounts=placed.mounts + ours,
         mask_dirs=placed.mask_dirs,
         mask_files=placed.mask_files,
-        resources=resources,
-        network=_network(request, principal),
+        resources=_resources(request, principal),
+        network=nodes.network,
         identity=placed.identity,
         gpus=gpus,
-        nproc_per_node=nproc,
-        rank_logs=launch.rank_logs,
-        timeout_s=request.timeout,
-        labels={"submitter": principal.kernel},
+        nproc_per_node=processes_of(launches[0], _nproc(request, gpus, nodes)),
+        rdma=rdma_devices() if request.rdma else (),
     )
-    return Assembled(spec, engine, launch, launcher, request.secrets, request.cell)
+    return Assembled(spec, engine, request, cwd, target, launches, launcher, nodes)
+
+
+def _place_of(placed: Placement, request: RunRequest) -> _Place:
+    env = {**placed.env, **request.env}
+    command, workdir = placed.image.command, placed.image.workdir
+    return _Place(placed.facts.python, env, placed.user_mounts, RUN_DIR, SHIM, command, workdir)
 
 
 async def _as_process(
-    engine: Engine,
-    request: RunRequest,
-    principal: Principal,
-    settings: DLEnv,
-    folder: JobFolder,
-    gpus: GpuGrant,
+    engine: Engine, request: RunRequest, principal: Principal, folder: JobFolder, gpus: GpuGrant
 ) -> Assembled:
     if principal.environment and principal.environment.engine != engine.name:
         raise Denied(
             _("A kernel in a container may not start processes on its host (rule: engine)."),
             hint=_("Leave --engine out to run in the kernel's own image."),
         )
-    if request.image:
-        raise Unsupported(_("The process engine runs plain processes, so --image has no meaning."))
-    resources = _resources(request, principal)
+    for option, given in (("--image", request.image), ("--rdma", request.rdma)):
+        if given:
+            message = _("The process engine runs plain processes, so {option} has no meaning.")
+            raise Unsupported(message.format(option=option))
     cwd = Path(request.cwd or principal.root or os.getcwd())
-    run_dir = str(folder.run)
-    target = _target(request, cwd, (Mount("/", "/"),), run_dir)
-    python = request.python or sys.executable
-    nproc = _nproc(request, gpus)
-    launcher, launch = _launch(request, target, python, nproc, run_dir, {**os.environ, **request.env})
-    spec = JobSpec(
-        id=request.request_id,
-        role=Role.TRAINER,
-        argv=tuple(launch.argv),
-        workdir=target.workdir,
-        run_dir=run_dir,
-        owner=principal.owner,
-        name=request.name or _default_name(request),
+    python, run_dir = request.python or sys.executable, str(folder.run)
+    nodes = nodes_of(request, "host", free_ports() if request.nodes > 1 else PORT)
+    base = {**inherited_environment(dict(os.environ)), "PYTHONUNBUFFERED": "1", **request.env, **gpus.env}
+    where = _Place(python, {**os.environ, **request.env}, (Mount("/", "/"),), run_dir, SHIM_FOLDER)
+    launcher, target, launches = _launches(request, where, cwd, nodes, gpus, folder)
+    common = _common(request, principal, folder, target, launches, nodes, "")
+    spec = replace(
+        common,
         environment=principal.environment.name if principal.environment else "",
-        instance=str(os.getpid()),
         python=python,
-        env={**inherited_environment(dict(os.environ)), "PYTHONUNBUFFERED": "1", **request.env, **gpus.env},
+        env=base,
         mounts=_mounts(request),
-        resources=replace(resources, gpus=GpuRequest()),
+        resources=replace(_resources(request, principal), gpus=GpuRequest()),
         network=request.network or "host",
         gpus=gpus,
-        nproc_per_node=nproc,
-        rank_logs=launch.rank_logs,
-        timeout_s=request.timeout,
+        nproc_per_node=processes_of(launches[0], _nproc(request, gpus, nodes)),
+    )
+    return Assembled(spec, engine, request, cwd, target, launches, launcher, nodes)
+
+
+def _common(
+    request: RunRequest,
+    principal: Principal,
+    folder: JobFolder,
+    target: Target,
+    launches: tuple[Launch, ...],
+    nodes: Nodes,
+    image: str,
+) -> JobSpec:
+    """Return what a job is wherever it runs."""
+    first = launches[0]
+    parts = tuple(Part(launch.argv or launch.processes[0].argv, launch.env) for launch in launches)
+    return JobSpec(
+        id=request.request_id,
+        role=Role.TRAINER,
+        argv=parts[0].argv,
+        parts=parts,
+        workdir=target.workdir,
+        run_dir=str(folder.run),
+        owner=principal.owner,
+        name=request.name or default_name(request, image),
+        instance=str(os.getpid()),
+        nnodes=nodes.nnodes,
+        node_rank=nodes.first,
+        replicas=nodes.replicas,
+        ends=first.ends,
+        rank_logs=first.rank_logs,
+        timeout_s=_time_left(request, folder),
+        attempt=folder.attempt,
         labels={"submitter": principal.kernel},
     )
-    return Assembled(spec, engine, launch, launcher, request.secrets, request.cell)
+
+
+def _time_left(request: RunRequest, folder: JobFolder) -> float | None:
+    """Return what is left of the time limit, which holds for all attempts together."""
+    if request.timeout is None:
+        return None
+    used = sum(
+        max((final.status.finished_at or 0) - (final.status.started_at or final.status.finished_at or 0), 0)
+        for final in folder.ended_attempts()
+    )
+    return max(request.timeout - used, 1.0)
 
 
 def _image(request: RunRequest, principal: Principal) -> tuple[str, str]:
@@ -267,12 +268,13 @@ def _image(request: RunRequest, principal: Principal) -> tuple[str, str]:
 
 def _network(request: RunRequest, principal: Principal) -> str:
     own = principal.environment.network if principal.environment else "bridge"
-    if principal.kernel and own == "none" and request.network not in ("", "none"):
+    asked = request.network or ("host" if request.master and own != "none" else "")
+    if principal.kernel and own == "none" and (asked not in ("", "none") or request.master):
         raise Denied(
             _("A kernel without network may not start jobs that have one (rule: network)."),
             hint=_("Make an environment with a network: jupyter dlenv env add NAME --image REF --network bridge"),
         )
-    return request.network or own
+    return asked or own
 
 
 def _resources(request: RunRequest, principal: Principal) -> Resources:
@@ -286,7 +288,7 @@ def _resources(request: RunRequest, principal: Principal) -> Resources:
 
 
 def gpu_request(request: RunRequest) -> GpuRequest:
-    """Return which GPUs a request is about.
+    """Return which GPUs a request is about, for each node.
 
     Raises:
         InvalidRequest: What was typed cannot be read.
@@ -298,90 +300,82 @@ def _mounts(request: RunRequest) -> tuple[Mount, ...]:
     return tuple(map(parse_mount, request.mounts))
 
 
-def _default_name(request: RunRequest) -> str:
-    return request.module or Path(request.script or _CELL).name
+def _nproc(request: RunRequest, gpus: GpuGrant, nodes: Nodes) -> int:
+    """Return the processes of each node: as asked, else one a GPU, unless the launcher starts one process anyway."""
+    wanted = len(gpus.uuids) // nodes.replicas or gpu_request(request).count
+    return request.nproc or (1 if request.launcher == "python" else max(wanted, 1))
 
 
-def _target(request: RunRequest, cwd: Path, mounts: tuple[Mount, ...], run_dir: str) -> _Target:
-    workdir = seen_in_container(cwd, mounts, _("The working folder"))
-    if request.cell:
-        return _Target(f"{run_dir}/{_CELL}", "", request.cell, workdir)
-    if request.module:
-        return _Target("", request.module, _module_text(request.module, cwd), workdir)
-    path = Path(os.path.normpath(cwd / request.script))
-    script = seen_in_container(path, mounts, _("The script"))
-    if path.is_dir():
-        raise InvalidRequest(_("{path} is a folder, not a script.").format(path=path), hint=f"ls '{path}'")
-    if not path.is_file():
-        raise InvalidRequest(_("There is no script {path}.").format(path=path), hint=f"ls '{path.parent}'")
-    return _Target(script, "", _text(path), workdir)
+def _launches(
+    request: RunRequest, where: _Place, cwd: Path, nodes: Nodes, gpus: GpuGrant, folder: JobFolder
+) -> tuple[str, Target, tuple[Launch, ...]]:
+    """Return the launcher's name, what it runs, and how it does that in each replica here."""
+    nproc = _nproc(request, gpus, nodes)
+    if runs_python(request):
+        kept = folder.code if folder.code.is_dir() else None
+        target = target_of(request, cwd, where.user_mounts, where.run_dir, kept)
+        name = request.launcher or launchers.choose(target.text, nproc, nodes.nnodes)
+    else:
+        target = Target(_own_command(where.own_command), "", where.own_workdir or "/")
+        name = "own"
+    env = _import_env(where.env, target)
+    program = Program(
+        python=where.python,
+        argv=(*target.words, *request.args),
+        nproc=nproc,
+        run_dir=where.run_dir,
+        env=env,
+        nnodes=nodes.nnodes,
+        addresses=nodes.addresses,
+        port=nodes.port,
+        servers=request.servers,
+        workers=request.workers,
+        gpus=len(gpus.uuids) // nodes.replicas,
+        tools=where.tools,
+    )
+    launches = (_on_node(name, program, nodes, index, target) for index in range(nodes.replicas))
+    return name, target, tuple(launches)
 
 
-def on_host(path: Path, mounts: Sequence[Mount]) -> Path:
-    """Return where a path that a kernel in a container names lies on the host; the deepest mount decides."""
-    over = [mount for mount in mounts if inside(str(path), mount.target)]
-    deepest = max(over, key=lambda mount: len(mount.target), default=None)
-    return Path(deepest.source, os.path.relpath(path, deepest.target)) if deepest else path
+def processes_of(launch: Launch, nproc: int) -> int:
+    """Return how many ranks a launcher starts on its node: its own, those side by side, or one.
+
+    Servers have no rank where the others alone decide about the end; where the leader does, all are counted.
+    """
+    ranks = [process for process in launch.processes if launch.ends is End.LEADER or not process.serves]
+    return len(ranks) or len(launch.processes) or (nproc if launch.rank_logs else 1)
 
 
-def _as_on_host(request: RunRequest, cwd: Path, mounts: Sequence[Mount]) -> tuple[Path, RunRequest]:
-    """Return working folder and request with the paths of a kernel in a container turned into the host's."""
-    script = on_host(Path(os.path.normpath(cwd / request.script)), mounts) if request.script else ""
-    return on_host(cwd, mounts), replace(request, script=str(script))
+def _on_node(name: str, program: Program, nodes: Nodes, index: int, target: Target) -> Launch:
+    run_dir = program.run_dir if index == 0 else f"{program.run_dir}/node-{index}"
+    launch = launchers.command(name, replace(program, node_rank=nodes.first + index, run_dir=run_dir))
+    path = {key: program.env[key] for key in ("PYTHONPATH",) if target.import_path}
+    told = {
+        "DLENV_NNODES": str(nodes.nnodes),
+        "DLENV_NODE_RANK": str(nodes.first + index),
+        "DLENV_MASTER_ADDR": nodes.addresses[0],
+        "DLENV_MASTER_PORT": str(nodes.port),
+    }
+    return replace(launch, env={**path, **told, **launch.env})
 
 
-def seen_in_container(path: Path, mounts: tuple[Mount, ...], what: str) -> str:
-    """Return where a host path lies in the container.
+def _import_env(env: Mapping[str, str], target: Target) -> Mapping[str, str]:
+    """Return the variables with a cell's folder to import from: modules beside the notebook are found all the same."""
+    if not target.import_path:
+        return env
+    path = ":".join(filter(None, [target.import_path, env.get("PYTHONPATH", "")]))
+    return {**env, "PYTHONPATH": path}
+
+
+def _own_command(command: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the image's own command.
 
     Raises:
-        InvalidRequest: No mount shows it, or a link on the way leaves them all.
+        InvalidRequest: It has none, or one that waits for somebody who types.
     """
-    link = leaving_link(str(path), mounts)
-    if link:
+    if not command or (len(command) == 1 and os.path.basename(command[0]) in _SHELLS):
         raise InvalidRequest(
-            _("{link} is a link to {end}, which no mount shows.").format(link=link[0], end=link[1]),
-            hint=link_hint(link[1]),
+            _("Nothing to run: name a script or -m MODULE; the image has no command of its own."),
+            hint="%dlrun train.py --nproc 2",
         )
-    for mount in mounts:
-        if inside(str(path), mount.source):
-            return os.path.normpath(os.path.join(mount.target, os.path.relpath(path, mount.source)))
-    shown = ", ".join(mount.target for mount in mounts)
-    message = _("{what} {path} lies outside what the container sees ({shown}).")
-    raise InvalidRequest(message.format(what=what, path=path, shown=shown), hint=link_hint(str(path)))
-
-
-def _text(path: Path) -> str:
-    with open(path, encoding="utf-8", errors="replace") as file:
-        return file.read(_SCRIPT_LIMIT)
-
-
-def _module_text(module: str, cwd: Path) -> str:
-    base = cwd / Path(*module.split("."))
-    found = [path for path in (base.with_suffix(".py"), base / "__main__.py") if path.is_file()]
-    return _text(found[0]) if found else ""
-
-
-def _nproc(request: RunRequest, gpus: GpuGrant) -> int:
-    """Return the processes of each node: as asked, else one a GPU, unless the launcher starts one process anyway."""
-    return request.nproc or (1 if request.launcher == "python" else max(len(gpus.uuids), 1))
-
-
-def _launch(
-    request: RunRequest, target: _Target, python: str, nproc: int, run_dir: str, env: Mapping[str, str]
-) -> tuple[str, Launch]:
-    name = request.launcher or ("torchrun" if nproc > 1 else launchers.choose(target.text))
-    launch = launchers.command(
-        name,
-        python=python,
-        script=target.script,
-        module=target.module,
-        args=request.args,
-        nproc=nproc,
-        run_dir=run_dir,
-        env=env,
-    )
-    if request.cell:
-        # The cell lies in the job's folder; modules beside the notebook are imported all the same.
-        path = ":".join(filter(None, [import_folder(target.workdir, run_dir), env.get("PYTHONPATH", "")]))
-        launch = replace(launch, env={**launch.env, "PYTHONPATH": path})
-    return name, launch
+    return command

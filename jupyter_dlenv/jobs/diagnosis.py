@@ -1,70 +1,35 @@
-"""Exit code and last words -> cause and remedy. Pure."""
+"""Exit code and last words -> cause and remedy. Pure.
+
+:func:`explain` knows the end alone; :func:`diagnose` reads what every process wrote, finds the one that failed first,
+and says what the catalogue in ``causes.py`` knows of it. A failure that follows from another's, a lost connection for
+example, is the cause only where nothing else is.
+"""
 
 from __future__ import annotations
 
-import re
 import signal
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 from ..i18n import _
 from ..resources import format_size
 from ..spec import Reason
+from .causes import BY_ID, CATALOGUE
+from .facts import Cause, Diagnosis, Facts, Found, NodeFacts
+from .packages import apt_package_of, package_of
+from .reading import Reading, last_traceback, read
+from .reports import Report, failing_rank, report_of
 
-_ROOT_CAUSE = re.compile(r"^Root Cause \(first observed failure\):$", re.MULTILINE)
-_RANK = re.compile(r"^\s*rank\s*: (\d{1,9}) \(local_rank: \d+\)$", re.MULTILINE)
-_EXIT_CODE = re.compile(r"^\s*exitcode\s*: (-?\d{1,5})\b", re.MULTILINE)
+__all__ = ["Diagnosis", "Facts", "NodeFacts", "diagnose", "explain", "failing_rank", "last_traceback"]
 
-_PREFIX = re.compile(r"^(?:\[rank\d+\]:(?: |$)|\[\d+\] )", re.MULTILINE)  # torch's excepthook, the merged log
-_TRACEBACK = re.compile(r"^(?:  [+] Exception Group )?Traceback \(most recent call last\):$")
-_CHAINED = (
-    "During handling of the above exception, another exception occurred:",
-    "The above exception was the direct cause of the following exception:",
-)
-_MESSAGE_LINES = 20
+_EVIDENCE = 400
+_VALUE = 200
 _GIB = 1 << 30
-
-
-def failing_rank(launcher_text: str) -> tuple[int, int] | None:
-    """Return the rank that failed first and its exit code (128 and more for a signal), as torchrun tells it.
-
-    None when torchrun's report of a failure is not in the text.
-    """
-    text = _PREFIX.sub("", launcher_text)
-    begins = [match.end() for match in _ROOT_CAUSE.finditer(text)]
-    block = text[begins[-1] :] if begins else ""
-    rank, code = _RANK.search(block), _EXIT_CODE.search(block)
-    if not rank or not code:
-        return None
-    number = int(code.group(1))
-    return int(rank.group(1)), 128 - number if number < 0 else number
-
-
-def last_traceback(text: str) -> str:
-    """Return the last Python traceback of a text, with the exceptions that led to it; empty when there is none."""
-    lines = _PREFIX.sub("", text).replace("\r", "").split("\n")
-    begins = [index for index, line in enumerate(lines) if _TRACEBACK.match(line)]
-    if not begins:
-        return ""
-    end = _end(lines, begins[-1])
-    begin = begins.pop()
-    while begins and _is_chained(lines, begin):
-        begin = begins.pop()
-    return "\n".join(lines[begin:end])
-
-
-def _is_chained(lines: list[str], begin: int) -> bool:
-    before = [line for line in lines[max(0, begin - 3) : begin] if line.strip()]
-    return bool(before) and before[-1].strip() in _CHAINED
-
-
-def _end(lines: list[str], begin: int) -> int:
-    """Return where a traceback ends: after its frames and the message, which may have several lines."""
-    index = begin + 1
-    while index < len(lines) and lines[index].startswith(" "):
-        index += 1
-    limit = min(len(lines), index + _MESSAGE_LINES)
-    while index < limit and lines[index].strip():
-        index += 1
-    return index
+_USUAL_SHM = 4 * _GIB
+_BY_CODE = {code: cause for cause in CATALOGUE for code in cause.codes}
+_BY_TEXT, _BY_SIGNAL, _BY_EXCEPTION, _BY_EXIT = 3, 2, 1, 0
+_ABORTED = 134  # by a library that has said why
+_NOT_FIRST = ("gang", "done", "stopped")
 
 
 def explain(
@@ -83,62 +48,188 @@ def explain(
         stopped_by_us: Whether its owner stopped it.
         timeout_s: The time limit in seconds when that ended it, else None.
     """
+    facts = Facts(exit_code, oom_killed, memory_limit, stopped_by_us=stopped_by_us, timeout_s=timeout_s)
     if exit_code == 0:
         return Reason.COMPLETED, ""
-    if timeout_s is not None:
-        return Reason.TIMEOUT, _(
-            "Stopped at its time limit of {seconds:g} s. Raise it with --timeout, and save checkpoints."
-        ).format(seconds=timeout_s)
-    if stopped_by_us:
-        return Reason.STOPPED, _("Stopped by its owner.")
-    if oom_killed:
-        return Reason.OUT_OF_MEMORY, _out_of_memory(memory_limit)
-    return _by_code(exit_code)
+    said = _said(facts, _by_end(facts) or _by_code(exit_code), Found(exit_code=exit_code))
+    return said.reason, f"{said.message} {said.remedy}".strip()
 
 
-def _out_of_memory(memory_limit: int | None) -> str:
-    if not memory_limit:
-        return _("The host ran out of memory and killed a process. Use smaller batches or fewer loader workers.")
-    return _("It needed more than its memory limit of {limit}. Raise it, for example --memory {more}.").format(
-        limit=format_size(memory_limit), more=_doubled(memory_limit)
+def diagnose(facts: Facts) -> Diagnosis:
+    """Return why a job ended: the process that failed first, what it says, and what helps."""
+    if facts.exit_code == 0:
+        return Diagnosis("completed", Reason.COMPLETED)
+    suspect = max(_suspects(facts), key=lambda each: each.weight)
+    cause = _by_end(facts)
+    if cause is None:
+        return _told(facts, suspect)
+    told = _told(facts, suspect, cause)
+    return (
+        told
+        if cause.reason is Reason.OUT_OF_MEMORY
+        else Diagnosis(told.cause, told.reason, told.message, "", told.remedy)
     )
 
 
-def _doubled(size: int) -> str:
+def _by_end(facts: Facts) -> Cause | None:
+    if facts.timeout_s is not None:
+        return BY_ID["time-limit"]
+    if facts.stopped_by_us:
+        return BY_ID["stopped"]
+    if facts.oom_killed:
+        return BY_ID["memory-limit" if facts.memory_limit else "host-memory"]
+    return None
+
+
+def _by_code(exit_code: int) -> Cause:
+    return _BY_CODE.get(exit_code) or BY_ID["signal" if _signal_of(exit_code) else "exit-code"]
+
+
+def _signal_of(exit_code: int) -> str:
+    number = exit_code - 128
+    return signal.Signals(number).name if number in set(signal.Signals) else ""
+
+
+# Who failed first -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Suspect:
+    """One process, or one launcher, that may have failed first.
+
+    Attributes:
+        first: Whether it is the one that is reported to have failed first.
+        level: How much its cause says.
+    """
+
+    cause: Cause
+    found: Found
+    evidence: str
+    text: str
+    node: NodeFacts
+    rank: int | None
+    first: bool
+    level: int
+
+    @property
+    def weight(self) -> tuple[bool, bool, int, int, int]:
+        """What sorts suspects: the last is the cause."""
+        return not self.cause.consequence, self.first, self.level, -self.node.rank, -(self.rank or 0)
+
+
+def _suspects(facts: Facts) -> list[_Suspect]:
+    nodes = facts.nodes or (NodeFacts(),)
+    reports = {node.rank: report_of(node.launcher) for node in nodes}
+    first = _first_nodes(facts, nodes, reports)
+    found = [each for node in nodes for each in _of_node(facts, node, reports[node.rank], node.rank in first)]
+    return found or [_by_end_of(nodes[0], None, facts.exit_code)]
+
+
+def _first_nodes(facts: Facts, nodes: tuple[NodeFacts, ...], reports: Mapping[int, Report | None]) -> set[int]:
+    """Return the nodes on which the first failure was: as noted, else as their launchers' clocks say."""
+    if facts.first_node is not None:
+        return {facts.first_node}
+    own = [node.rank for node in nodes if node.ended not in _NOT_FIRST and node.exit_code != 0]
+    times = {rank: report.time for rank in own if (report := reports[rank]) and report.time}
+    return {rank for rank, time in times.items() if time == min(times.values())} or set(own)
+
+
+def _of_node(facts: Facts, node: NodeFacts, report: Report | None, first: bool) -> list[_Suspect]:
+    """Return what each of a node's texts says, and what its end alone says where no text says it better."""
+    ended = node.exit_code if node.exit_code is not None else facts.exit_code
+    failed, code = (report.rank, report.exit_code) if report else (None, ended)
+    found = []
+    for rank, texts in node.ranks.items():
+        mine = failed is None or rank == failed
+        shown = rank if report or len(node.ranks) > 1 or len(facts.nodes) > 1 else None
+        for text in reversed(texts):
+            sure = report is not None and mine
+            found += _reading(facts, text, node, shown, code if mine else 1, first=first and mine, sure=sure)
+    if not (node.ranks and report):
+        own = report.own_words(node.launcher) if report else node.launcher
+        lonely = not node.ranks
+        found += _reading(facts, own, node, failed, code, first=first and lonely, sure=lonely)
+    told = any(each.first for each in found) and (code == _ABORTED or not _signal_of(code))
+    return found if told or not first else [*found, _by_end_of(node, failed, code)]
+
+
+def _reading(
+    facts: Facts, text: str, node: NodeFacts, rank: int | None, code: int, *, first: bool, sure: bool
+) -> list[_Suspect]:
+    """Return what one text says, as a list of one or none."""
+    reading = read(facts, text, code, sure=sure) if text else None
+    return [_suspect(reading, text, node, rank, first, code)] if reading else []
+
+
+def _suspect(reading: Reading, text: str, node: NodeFacts, rank: int | None, first: bool, code: int) -> _Suspect:
+    cause = reading.cause or BY_ID["exception"]
+    if reading.cause is None and _signal_of(code):
+        return _Suspect(_by_code(code), Found(exit_code=code), "", text, node, rank, first, _BY_SIGNAL)
+    level = _BY_TEXT if reading.cause else _BY_EXCEPTION
+    return _Suspect(cause, reading.found, reading.evidence, text, node, rank, first, level)
+
+
+def _by_end_of(node: NodeFacts, rank: int | None, code: int) -> _Suspect:
+    """Return what the end alone says of the process that failed first on its node."""
+    text = next((errors for known, (_output, errors) in node.ranks.items() if known == rank), "")
+    level = _BY_SIGNAL if code in _BY_CODE or _signal_of(code) else _BY_EXIT
+    return _Suspect(_by_code(code), Found(exit_code=code), "", text, node, rank, True, level)
+
+
+# What is said ---------------------------------------------------------------------------------------------------------
+
+
+def _told(facts: Facts, suspect: _Suspect, cause: Cause | None = None) -> Diagnosis:
+    found = suspect.found
+    said = _said(facts, cause or suspect.cause, found, suspect.evidence)
+    return Diagnosis(
+        said.cause,
+        said.reason,
+        said.message,
+        suspect.evidence[:_EVIDENCE],
+        said.remedy,
+        suspect.rank,
+        suspect.node.rank if len(facts.nodes) > 1 else None,
+        last_traceback(suspect.text),
+    )
+
+
+def _said(facts: Facts, cause: Cause, found: Found, evidence: str = "") -> Diagnosis:
+    values = values_of(facts, found, evidence)
+    message, remedy = (text().format_map(values).strip() for text in (cause.describe, cause.advise))
+    return Diagnosis(cause.id, cause.reason, message, "", remedy)
+
+
+def values_of(facts: Facts, found: Found, evidence: str = "") -> Mapping[str, str]:
+    """Return what a cause's sentences may name, beside the groups of its signs."""
+    groups = {name: (value or "")[:_VALUE] for name, value in found.groups.items()}
+    module, path = groups.get("module", ""), groups.get("path", "")
+    known = {
+        "path": _("a file"),
+        "apt": apt_package_of(module),
+        "code": str(found.exit_code),
+        "error": evidence[:_VALUE],
+        "folder": path.rpartition("/")[0] or path,
+        "gpus": str(facts.gpus),
+        "limit": format_size(facts.memory_limit or 0),
+        "more": doubled(facts.memory_limit or 0),
+        "more_shm": doubled(facts.shm_bytes or _USUAL_SHM),
+        "package": package_of(module),
+        "seconds": f"{facts.timeout_s or 0:g}",
+        "signal": _signal_of(found.exit_code),
+        "workdir": facts.workdir,
+    }
+    return _Values({**known, **{name: text for name, text in groups.items() if text}})
+
+
+class _Values(dict[str, str]):
+    """What is not known is nothing."""
+
+    def __missing__(self, _key: str) -> str:
+        return ""
+
+
+def doubled(size: int) -> str:
     """Return twice a size as ``--memory`` takes it."""
     twice = 2 * size
-    return f"{-(-twice // _GIB)}g" if twice >= _GIB else f"{-(-twice // (1 << 20))}m"
-
-
-def _by_code(exit_code: int) -> tuple[Reason, str]:
-    known = {
-        125: (Reason.ENGINE, _("Nothing was run: its run folder was not usable.")),
-        126: (Reason.USER_ERROR, _("The command is there but could not be run. Is it executable?")),
-        127: (Reason.USER_ERROR, _("The command was not found. Is it installed in this image?")),
-        130: (Reason.KILLED, _("Interrupted from outside (SIGINT).")),
-        134: (Reason.USER_ERROR, _("It aborted (SIGABRT): a native library gave up; the lines before say why.")),
-        135: (
-            Reason.OUT_OF_MEMORY,
-            _("Bus error (SIGBUS): mostly a full /dev/shm. Raise --shm-size, or use fewer loader workers."),
-        ),
-        137: (
-            Reason.KILLED,
-            _("Killed from outside (SIGKILL), not for its memory limit: by a person, or by a host short of memory."),
-        ),
-        139: (
-            Reason.USER_ERROR,
-            _("It crashed (SIGSEGV) in native code. Set -e PYTHONFAULTHANDLER=1 to see where."),
-        ),
-        143: (Reason.KILLED, _("Terminated from outside (SIGTERM).")),
-    }
-    return known.get(exit_code) or _by_signal(exit_code - 128) or (Reason.USER_ERROR, _exited(exit_code))
-
-
-def _by_signal(number: int) -> tuple[Reason, str] | None:
-    if number not in set(signal.Signals):
-        return None
-    return Reason.USER_ERROR, _("Ended by signal {name}.").format(name=signal.Signals(number).name)
-
-
-def _exited(exit_code: int) -> str:
-    return _("Ended with exit code {code}.").format(code=exit_code)
+    return f"{-(-twice // _GIB)}g" if twice >= _GIB else f"{max(1, -(-twice // (1 << 20)))}m"

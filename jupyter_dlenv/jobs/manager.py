@@ -1,21 +1,22 @@
 """JobManager: a request becomes a job, and a job's truth is told from the engine and its folder.
 
-No state is kept in memory: any process of the owner may ask at any time, and the first that sees an end records it.
+Nothing that can still change is kept in memory: any process of the owner may ask at any time, and the first that sees
+an end records it.
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from ..engines import folder as run_folder
 from ..engines.base import Engine
-from ..engines.folder import RunFolder, ShimResult
+from ..engines.folder import RunFolder
 from ..engines.registry import load_engine
-from ..errors import Conflict, DLEnvError, EngineUnavailable, NotFound
+from ..errors import Conflict, DLEnvError, EngineUnavailable, InvalidRequest, NotFound
 from ..gpus.asks import Ask
 from ..gpus.lease import Lease, Queued
 from ..gpus.leases import Leases
@@ -24,48 +25,27 @@ from ..i18n import _
 from ..options import RunRequest
 from ..resources import GpuGrant
 from ..settings import DLEnv
-from ..spec import JobState, JobStatus, Reason
-from .assembly import assemble, gpu_request
-from .diagnosis import explain, failing_rank, last_traceback
+from ..spec import JobState, JobStatus
+from .assembly import Assembled, assemble
+from .ending import conclude, unknown
+from .measures import keep_metrics, measured
+from .metrics import MetricReader
+from .notify import tell_once
 from .principal import Principal
-from .records import Final, JobFolder, JobRecord, every_job, job_json, job_not_found, lost, rebooted
+from .records import Final, JobFolder, JobRecord, job_ids, job_not_found
+from .retries import between_attempts, tried_again
+from .stalls import STALLS
 from .starting import Starter, cancelled, refused
-from .waiting import SUBMITTING, advance, forget, keep, pending, waiting_data, waiting_status
+from .submission import keep_code, record_of, remarks
+from .views import JobView, LogFrame
+from .waiting import SUBMITTING, advance, forget, keep, pending, starts_again, waiting_data, waiting_status
 
 _CANCEL_GRACE_S = 10.0
-_SUBMIT_GRACE_S = 60.0
-_TAIL_BYTES = 1 << 18
+_ENDED: dict[str, JobView] = {}
+"""Jobs of this process's user that have ended, which changes no more; so that a long history is quick to tell."""
 
-
-@dataclass(frozen=True)
-class JobView:
-    """A job with what is known of its end."""
-
-    record: JobRecord
-    status: JobStatus
-    final: Final | None
-    folder: JobFolder
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the job as the REST contract describes it."""
-        run = RunFolder(self.folder.run)
-        return job_json(self.record, self.final, self.status, (self.folder.run / "log", run.log_size()))
-
-
-@dataclass(frozen=True)
-class LogFrame:
-    """A piece of a job's log with the job's state; ``job`` is set on the last one.
-
-    Attributes:
-        message: What a job waits for.
-    """
-
-    data: bytes
-    cursor: str
-    open_lines: Mapping[str, str]
-    state: JobState
-    job: JobView | None = None
-    message: str = ""
+_RECORDS: dict[str, JobRecord] = {}
+"""Records of jobs that have not, which are written once."""
 
 
 class JobManager:
@@ -80,6 +60,8 @@ class JobManager:
         self.leases = Leases(settings)
         self._starter = Starter(settings, self.leases)
 
+    # Starting -----------------------------------------------------------------------------------------------------
+
     async def submit(self, principal: Principal, request: RunRequest) -> JobView:
         """Start a job, or queue it where it has to wait for GPUs; the same request id again returns the job it made.
 
@@ -89,19 +71,21 @@ class JobManager:
         folder = JobFolder(request.request_id)
         if folder.path.exists():
             return await self.get(principal, request.request_id)
+        request = replace(request, notify=request.notify or self._settings.notify_command)
+        MetricReader(request.plot)  # refuses a pattern that cannot be used
         assembled = await assemble(request, principal, self._settings, folder, GpuGrant())
-        gpus = gpu_request(request)
-        record = assembled.record(request, principal)
+        ask = assembled.ask()
+        record = record_of(assembled, principal)
         assembled.engine.plan(assembled.spec)  # refuses what the engine lacks before anything is written
         if not folder.create(record):
             return await self.get(principal, request.request_id)
-        if not gpus.wanted:
+        if not (ask.request.wanted or request.retries):
             return JobView(record, await self._starter.start(folder, assembled, Lease()), None, folder)
-        ask = assembled.ask(gpus)
         SUBMITTING.add(record.id)
         folder.keep_waiting(waiting_data(request, principal, by_process=ask.by_process))
         try:
-            return JobView(record, await self._lease_and_start(folder, request, principal, ask), None, folder)
+            status = await self._lease_and_start(folder, assembled, principal, ask)
+            return JobView(record, status, None, folder, code=folder.code_note())
         except Conflict:
             return await self.get(principal, record.id)  # another process has found it waiting, and was faster
         except DLEnvError as error:
@@ -114,14 +98,19 @@ class JobManager:
             SUBMITTING.discard(record.id)
 
     async def _lease_and_start(
-        self, folder: JobFolder, request: RunRequest, principal: Principal, ask: Ask
+        self, folder: JobFolder, assembled: Assembled, principal: Principal, ask: Ask
     ) -> JobStatus:
+        request = assembled.request
+        if request.retries:
+            await asyncio.to_thread(keep_code, assembled, folder)
+            keep(ask, request.secrets, None)
         got = await self.leases.acquire(ask)
         if folder.stop_intended():
             return self._called_off(folder, got)
         if isinstance(got, Lease):
             return await self._starter.leased(folder, request, principal, got)
         keep(ask, request.secrets, got)
+        await asyncio.to_thread(keep_code, assembled, folder)
         self.advance("job")
         return pending(got.place.reason)
 
@@ -139,7 +128,11 @@ class JobManager:
         Args:
             kind: What this process is, for whoever reads the ledger.
         """
-        advance(self._starter, kind)
+        advance(self._starter, kind, self._look_after)
+
+    async def _look_after(self, folder: JobFolder) -> None:
+        """Look at a job that nobody may be following: its end has to be noted, told, or followed by an attempt."""
+        await self._current(folder, folder.record())
 
     async def dry_run(self, principal: Principal, request: RunRequest) -> str:
         """Return the command that :meth:`submit` would run; starts nothing and leaves nothing.
@@ -149,16 +142,22 @@ class JobManager:
         """
         folder = JobFolder(request.request_id)
         assembled = await assemble(request, principal, self._settings, folder, GpuGrant())
-        gpus = await self.leases.preview(assembled.ask(gpu_request(request)))
+        gpus = await self.leases.preview(assembled.ask())
         if gpus.uuids:
             assembled = await assemble(request, principal, self._settings, folder, gpus)
-        return assembled.engine.plan(assembled.spec).command
+        return "\n".join([*remarks(assembled), assembled.engine.plan(assembled.spec).command])
+
+    # Telling ------------------------------------------------------------------------------------------------------
 
     async def list(self, principal: Principal) -> list[JobView]:
         """Return the owner's jobs, newest first."""
-        folders = [(folder, record) for folder in every_job() if (record := folder.record()).owner == principal.owner]
-        statuses = await _poll_all([(folder, record) for folder, record in folders if folder.final() is None])
-        views = [await self._view(folder, record, statuses.get(record.id)) for folder, record in folders]
+        ids = await asyncio.to_thread(job_ids)
+        known = [view for job_id in ids if (view := _ENDED.get(job_id)) is not None]
+        others = await asyncio.to_thread(_recorded, [job_id for job_id in ids if job_id not in _ENDED])
+        mine = [(folder, record) for folder, record in others if record.owner == principal.owner]
+        statuses = await _poll_all([(folder, record) for folder, record in mine if folder.final() is None])
+        views = [await self._view(folder, record, statuses.get(record.id)) for folder, record in mine]
+        views += [view for view in known if view.record.owner == principal.owner]
         return sorted(views, key=lambda view: view.record.created_at, reverse=True)
 
     async def get(self, principal: Principal, job_id: str) -> JobView:
@@ -168,9 +167,84 @@ class JobManager:
             JobNotFound: There is none, or it is somebody else's.
         """
         folder, record = self._folder(principal, job_id)
+        return await self._current(folder, record)
+
+    async def metrics(self, principal: Principal, job_id: str) -> dict[str, Any]:
+        """Return the table of metrics that were found in a job's log so far.
+
+        Raises:
+            JobNotFound: There is none, or it is somebody else's.
+        """
+        view = await self.get(principal, job_id)
+        return await asyncio.to_thread(measured, view.folder, view.record, ended=view.final is not None)
+
+    async def _current(self, folder: JobFolder, record: JobRecord) -> JobView:
         if folder.final() is not None:
             return await self._view(folder, record, None)
-        return await self._view(folder, record, (await load_engine(record.engine).poll([job_id])).get(job_id))
+        return await self._view(folder, record, (await _poll_all([(folder, record)])).get(record.id))
+
+    async def _view(self, folder: JobFolder, record: JobRecord, status: JobStatus | None) -> JobView:
+        final, attempt = folder.final(), folder.attempt
+        if final is None and (status is None or status.attempt != attempt):
+            status, attempt = await self._status(folder, record)
+        if final is None and status is not None and status.state.ended:
+            status, final = await self._finish(folder, record, status, attempt)
+        shown = final.status if final else status
+        assert shown is not None
+        if final is None and (remark := LOSSES.get(record.id) or STALLS.get(record.id)):
+            shown = replace(shown, message=remark)
+        view = JobView(record, shown, final, folder, folder.attempt, folder.code_note())
+        if final is not None:
+            await asyncio.to_thread(tell_once, folder, record, final)
+            _ENDED[record.id] = view
+            _RECORDS.pop(record.id, None)
+        return view
+
+    async def _status(self, folder: JobFolder, record: JobRecord) -> tuple[JobStatus, int]:
+        """Return where a job stands and which attempt that is about, where the engine's first word did not tell it."""
+        while True:
+            attempt = folder.attempt
+            if folder.waiting() is not None:
+                between = between_attempts(folder, record)
+                try:
+                    waits = await asyncio.to_thread(waiting_status, self.leases, folder)
+                except EngineUnavailable as error:
+                    waits = pending(error.message)
+                return (between if between and not (waits.message or waits.state.ended) else waits), attempt
+            status = (await _poll_all([(folder, record)])).get(record.id)
+            if folder.attempt == attempt:
+                known = status is not None and status.attempt == attempt
+                return (status if status is not None and known else unknown(folder, record)), attempt
+
+    async def _finish(
+        self, folder: JobFolder, record: JobRecord, status: JobStatus, attempt: int
+    ) -> tuple[JobStatus, Final | None]:
+        """Record an end that was seen: of the job, or of an attempt that another one follows."""
+        final = await asyncio.to_thread(conclude, folder, record, status, attempt)
+        if tried_again(record, final, attempt) and not folder.stop_intended() and starts_again(folder):
+            if folder.end_attempt(attempt, final):
+                await load_engine(record.engine).remove(record.id, attempt)
+            with suppress(EngineUnavailable):  # another process may be able to use the ledger
+                self.advance("job")
+            return between_attempts(folder, record) or final.status, None
+        final = folder.finish(final)
+        await asyncio.to_thread(keep_metrics, folder, record, final.log_bytes)
+        await load_engine(record.engine).remove(record.id)
+        folder.waits_no_more()
+        forget(record.id)
+        return final.status, final
+
+    def _folder(self, principal: Principal, job_id: str) -> tuple[JobFolder, JobRecord]:
+        try:
+            folder = JobFolder(job_id)
+            record = folder.record()
+        except (NotFound, ValueError):
+            raise job_not_found(job_id[:80]) from None
+        if record.owner != principal.owner:
+            raise job_not_found(job_id)
+        return folder, record
+
+    # Ending -------------------------------------------------------------------------------------------------------
 
     async def cancel(self, principal: Principal, job_id: str, *, force: bool = False) -> JobView:
         """Stop a job and return it ended; one that has ended stays as it is.
@@ -181,7 +255,9 @@ class JobManager:
         folder, record = self._folder(principal, job_id)
         if folder.final() is None:
             await asyncio.to_thread(folder.intend_stop)
-            if folder.waiting() is not None and await asyncio.to_thread(self.leases.cancel, job_id):
+            if folder.waiting() is not None and (
+                await asyncio.to_thread(self.leases.cancel, job_id) or folder.pauses()
+            ):
                 folder.finish(cancelled())
                 forget(job_id)
                 return await self.get(principal, job_id)
@@ -202,55 +278,64 @@ class JobManager:
             await load_engine(view.record.engine).remove(job_id)
         finally:
             await asyncio.to_thread(view.folder.remove)
+            _ENDED.pop(job_id, None)
+
+    # The log ------------------------------------------------------------------------------------------------------
 
     async def frames(
         self, principal: Principal, job_id: str, cursor: str = "", *, follow: bool = False, tail: int | None = None
     ) -> AsyncIterator[LogFrame]:
-        """Yield the log from a cursor on; with ``follow`` until the job has ended, the last frame holding the job.
+        """Yield the log from a cursor on, all attempts after each other; with ``follow`` until the job has ended.
+
+        The last frame holds the job when it has ended.
 
         Args:
-            tail: Without a cursor begin at most this many bytes before the end.
+            tail: Without a cursor begin at most this many bytes before the end of the current attempt's log.
 
         Raises:
             JobNotFound: There is none, or it is somebody else's.
             InvalidRequest: The cursor is not one of ours.
         """
         view = await self.get(principal, job_id)
-        run = RunFolder(view.folder.run)
+        attempt, cursor = _split_cursor(cursor, view.attempt)
         if not cursor and tail is not None:
-            cursor = run.tail_cursor(tail)
+            attempt = view.attempt
+            cursor = RunFolder(view.folder.run_of(attempt)).tail_cursor(tail)
         watch = _Watch(self, principal, view, follow)
-        async for chunk in run_folder.follow(run, cursor, watch.ended):
-            cursor = chunk.cursor
-            status = watch.view.status
-            yield LogFrame(chunk.data, chunk.cursor, chunk.open_lines, status.state, message=status.message)
+        while True:
+            run = RunFolder(view.folder.run_of(attempt))
+            async for chunk in run_folder.follow(run, cursor, watch.ended_of(attempt)):
+                cursor = chunk.cursor
+                status, at = watch.view.status, _join_cursor(attempt, cursor)
+                yield LogFrame(chunk.data, at, chunk.open_lines, status.state, message=status.message, attempt=attempt)
+            if attempt >= watch.view.attempt:
+                break
+            attempt, cursor = attempt + 1, ""
         status = watch.view.status
         ended = watch.view if status.state.ended else None
-        yield LogFrame(b"", cursor, {} if ended else run.open_lines(), status.state, ended, status.message)
+        lines = {} if ended else run.open_lines()
+        yield LogFrame(b"", _join_cursor(attempt, cursor), lines, status.state, ended, status.message, attempt)
 
-    def _folder(self, principal: Principal, job_id: str) -> tuple[JobFolder, JobRecord]:
-        try:
-            folder = JobFolder(job_id)
-            record = folder.record()
-        except (NotFound, ValueError):
-            raise job_not_found(job_id[:80]) from None
-        if record.owner != principal.owner:
-            raise job_not_found(job_id)
-        return folder, record
 
-    async def _view(self, folder: JobFolder, record: JobRecord, status: JobStatus | None) -> JobView:
-        final = folder.final()
-        if final is None and status is None and folder.waiting() is not None:
-            status = await asyncio.to_thread(waiting_status, self.leases, folder)
-        elif final is None and status is None:
-            status = _unknown(folder, record)
-        if final is None and status is not None and status.state.ended:
-            final = await _finish(folder, record, status)
-        shown = final.status if final else status
-        assert shown is not None
-        if final is None and record.id in LOSSES:
-            shown = replace(shown, message=LOSSES[record.id])
-        return JobView(record, shown, final, folder)
+def _split_cursor(cursor: str, latest: int) -> tuple[int, str]:
+    """Return which attempt's log a cursor is in, and where in it.
+
+    Raises:
+        InvalidRequest: There is no such attempt.
+    """
+    number, dot, rest = cursor.rpartition(".")
+    if not dot:
+        return 1, cursor
+    if not (number.isascii() and number.isdigit() and len(number) < 6 and 1 <= int(number) <= latest):
+        raise InvalidRequest(
+            _("{cursor!r} is no cursor of this log.").format(cursor=cursor[:80]),
+            hint=_("Read from the start with an empty cursor."),
+        )
+    return int(number), rest
+
+
+def _join_cursor(attempt: int, cursor: str) -> str:
+    return f"{attempt}.{cursor}" if attempt > 1 else cursor
 
 
 class _Watch:
@@ -260,70 +345,35 @@ class _Watch:
         self._manager, self._principal, self._follow = manager, principal, follow
         self.view = view
 
-    async def ended(self) -> bool:
-        """True when nothing more will be written, or nobody wants to wait for it."""
-        if self._follow and not self.view.status.state.ended:
-            self.view = await self._manager.get(self._principal, self.view.record.id)
-        return not self._follow or self.view.status.state.ended
+    def ended_of(self, attempt: int) -> Callable[[], Awaitable[bool]]:
+        """Return what tells when nothing more will be written of an attempt, or nobody wants to wait for it."""
+
+        async def ended() -> bool:
+            if self._follow and self.view.attempt == attempt and not self.view.status.state.ended:
+                self.view = await self._manager.get(self._principal, self.view.record.id)
+            return not self._follow or self.view.attempt > attempt or self.view.status.state.ended
+
+        return ended
+
+
+def _recorded(ids: Iterable[str]) -> list[tuple[JobFolder, JobRecord]]:
+    """Return the folders and records of jobs; one that is just being made or removed is none."""
+    found = []
+    for job_id in ids:
+        folder = JobFolder(job_id)
+        with suppress(NotFound):
+            found.append((folder, _RECORDS.get(job_id) or _RECORDS.setdefault(job_id, folder.record())))
+    return found
 
 
 async def _poll_all(jobs: list[tuple[JobFolder, JobRecord]]) -> dict[str, JobStatus]:
     found: dict[str, JobStatus] = {}
     for name in {record.engine for _folder, record in jobs}:
         engine: Engine = load_engine(name)
-        ids = [record.id for _folder, record in jobs if record.engine == name]
+        attempts = {record.id: folder.attempt for folder, record in jobs if record.engine == name}
         try:
-            found.update(await engine.poll(ids))
+            found.update(await engine.poll(attempts))
         except EngineUnavailable as error:
-            found.update(dict.fromkeys(ids, JobStatus(JobState.RUNNING, message=error.message)))
+            unseen = JobStatus(JobState.RUNNING, message=error.message)
+            found.update({job_id: replace(unseen, attempt=attempt) for job_id, attempt in attempts.items()})
     return found
-
-
-def _unknown(folder: JobFolder, record: JobRecord) -> JobStatus:
-    """Return the status of a job that the engine does not know: its result decides, or it has not started yet."""
-    result = RunFolder(folder.run).result()
-    if result is not None:
-        reason, message = explain(result.exit_code)
-        state = JobState.SUCCEEDED if result.exit_code == 0 else JobState.FAILED
-        return JobStatus(state, result.exit_code, reason, message, result.started_at, result.finished_at)
-    if not folder.started() and time.time() < record.created_at + _SUBMIT_GRACE_S:
-        return JobStatus(JobState.STARTING)
-    return rebooted() if folder.rebooted() else lost()
-
-
-async def _finish(folder: JobFolder, record: JobRecord, status: JobStatus) -> Final:
-    final = folder.finish(await asyncio.to_thread(conclude, folder, record, status))
-    await load_engine(record.engine).remove(record.id)
-    return final
-
-
-def conclude(folder: JobFolder, record: JobRecord, status: JobStatus) -> Final:
-    """Return how a job ended: the engine's word, the owner's intent, the shim's cause, the failing rank's traceback."""
-    run = RunFolder(folder.run)
-    status = explained(record, status, run.result(), stopped=folder.stop_intended())
-    if folder.rebooted() and run.result() is None and status.state is not JobState.SUCCEEDED:
-        status = replace(rebooted(), exit_code=status.exit_code, started_at=status.started_at)
-    status = replace(status, finished_at=status.finished_at or time.time())
-    if status.state is not JobState.FAILED:
-        return Final(status)
-    launcher = run.launcher_text(_TAIL_BYTES)
-    failed = failing_rank(launcher)
-    output, errors = run.rank_texts(_TAIL_BYTES).get(failed[0] if failed else 0, ("", ""))
-    found = (last_traceback(text) for text in (errors, output, launcher))
-    return Final(status, next(filter(None, found), ""), failed[0] if failed else None)
-
-
-def explained(record: JobRecord, status: JobStatus, result: ShimResult | None, *, stopped: bool) -> JobStatus:
-    """Return the status with what the engine cannot know: who stopped it, its time limit, which process ran out."""
-    if status.exit_code is None:
-        return replace(status, state=JobState.CANCELLED, reason=Reason.STOPPED) if stopped else status
-    timed_out = result is not None and result.cause == "timeout"
-    reason, message = explain(
-        status.exit_code,
-        oom_killed=status.reason is Reason.OUT_OF_MEMORY or bool(result and result.oom_kills),
-        memory_limit=record.memory_bytes,
-        stopped_by_us=stopped,
-        timeout_s=record.timeout_s if timed_out else None,
-    )
-    cancelled = stopped and status.state is JobState.FAILED
-    return replace(status, state=JobState.CANCELLED if cancelled else status.state, reason=reason, message=message)

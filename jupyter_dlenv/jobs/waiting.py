@@ -27,15 +27,19 @@ from ..i18n import _
 from ..kernels.environments import environment_from_json
 from ..options import RunRequest, request_from_json
 from ..paths import jobs_dir
-from ..resources import GpuGrant
+from ..resources import GpuGrant, parse_size
 from ..spec import JobState, JobStatus, Reason, new_id
-from .assembly import assemble, gpu_request
+from .assembly import assemble
 from .principal import Principal
 from .records import JobFolder, every_job
+from .retention import remove_old_jobs
+from .retries import due_at
 from .starting import Starter, cancelled, refused
 
 _STEP_S = 1.0
 _LOST_S = 15.0
+_WATCH_S = 2.0
+_TIDY_S = 3600.0
 _BROKEN = (ValueError, TypeError, LookupError, ArithmeticError, RuntimeError)
 """What a job's or a record's damaged text may lead to; one must not keep the others from starting."""
 _LOG = logging.getLogger(__name__)
@@ -61,11 +65,15 @@ KEPT: dict[str, Kept] = {}
 """The jobs that were submitted here and have not started yet."""
 
 
-def keep(ask: Ask, secrets: Mapping[str, str], queued: Queued) -> None:
-    """Keep what a job needs that waits; its place stays its own without this process, if others may start it."""
-    if not ask.by_process:
+def keep(ask: Ask, secrets: Mapping[str, str], queued: Queued | None) -> None:
+    """Keep what a job needs that waits; its place stays its own without this process, if others may start it.
+
+    Args:
+        queued: Its place, None for a job that will need one for its next attempt alone.
+    """
+    if queued is not None and not ask.by_process:
         queued.record.leave()
-    KEPT[ask.id] = Kept(secrets, queued.record if ask.by_process else None)
+    KEPT[ask.id] = Kept(secrets, queued.record if queued is not None and ask.by_process else None)
 
 
 def forget(job_id: str) -> None:
@@ -83,6 +91,12 @@ def waiting_data(request: RunRequest, principal: Principal, *, by_process: bool)
         "by_process": by_process,
         "keeper": {"pid": os.getpid(), "start_ticks": start_ticks(os.getpid())},
     }
+
+
+def starts_again(folder: JobFolder) -> bool:
+    """Return whether anybody can start another attempt of a job."""
+    data = folder.kept()
+    return data is not None and (not data["by_process"] or keeper_lives(data))
 
 
 def keeper_lives(data: Mapping[str, Any]) -> bool:
@@ -127,11 +141,21 @@ def waiting_status(leases: Leases, folder: JobFolder) -> JobStatus:
     return pending("")
 
 
-class Advancer:
-    """Starts this user's waiting jobs, on the background thread."""
+LookAfter = Callable[[JobFolder], Awaitable[None]]
 
-    def __init__(self, starter: Starter) -> None:
+
+class Advancer:
+    """Starts this user's waiting jobs and looks after those that run, on the background thread.
+
+    Args:
+        look_after: Looks at a job that nobody may be following.
+    """
+
+    def __init__(self, starter: Starter, look_after: LookAfter) -> None:
         self._starter = starter
+        self._look_after = look_after
+        self._over: set[str] = set()
+        self._pausing: set[str] = set()
         self._leases = starter.leases
         self._record: Record | None = None
         self._ended = threading.Event()
@@ -152,13 +176,20 @@ class Advancer:
             self._record = None
 
     async def _run(self) -> None:
-        looked = -math.inf
+        looked = watched = tidied = -math.inf
         try:
             while not self._ended.is_set():
+                if time.monotonic() - tidied > _TIDY_S:
+                    tidied = time.monotonic()
+                    await self._quietly(self._tidy())
                 if time.monotonic() - looked > _LOST_S:
                     looked = time.monotonic()
                     await self._quietly(self._find_lost())
+                if time.monotonic() - watched > _WATCH_S:
+                    watched = time.monotonic()
+                    await self._quietly(self._watch())
                 await self._quietly(self._step())
+                await self._quietly(self._begin_attempts())
                 await asyncio.sleep(_STEP_S)
         finally:
             self.stop()  # who says that he is here must be
@@ -179,6 +210,38 @@ class Advancer:
         if mine:
             turns = mine & await asyncio.to_thread(self._leases.startable)
             await asyncio.gather(*(self._try(job_id, self._leases.again) for job_id in turns))
+
+    async def _tidy(self) -> None:
+        """Remove records of ended jobs beyond what the settings keep."""
+        settings = self._starter.settings
+        most = parse_size(settings.keep_jobs_size) if settings.keep_jobs_size else 0
+        days = settings.keep_jobs_days
+        await asyncio.to_thread(remove_old_jobs, settings.owner, most_days=days, most_bytes=most)
+
+    async def _watch(self) -> None:
+        """Look after the jobs that have not ended and whose end has to be followed by something."""
+        for folder in await asyncio.to_thread(self._running):
+            if not folder.pauses():
+                await self._look_after(folder)
+            if folder.pauses():
+                self._pausing.add(folder.path.name)
+
+    def _running(self) -> list[JobFolder]:
+        folders = [folder for folder in every_job() if folder.path.name not in self._over]
+        self._over |= {folder.path.name for folder in folders if folder.final() is not None}
+        left = [folder for folder in folders if folder.path.name not in self._over]
+        going = [folder for folder in left if folder.started() or folder.pauses()]
+        return [folder for folder in going if (record := folder.record()).retries or record.notify]
+
+    async def _begin_attempts(self) -> None:
+        """Start the next attempts that are due."""
+        for job_id in list(self._pausing):
+            folder = JobFolder(job_id)
+            if not folder.path.exists() or folder.final() is not None or not folder.pauses():
+                self._pausing.discard(job_id)
+            elif due_at(folder.ended_attempts()) <= time.time():
+                self._pausing.discard(job_id)
+                await self._try(job_id, self._leases.acquire)
 
     async def _find_lost(self) -> None:
         """Put jobs into the queue again whose place was lost with a start of the host or a killed process."""
@@ -212,7 +275,7 @@ class Advancer:
             return True
         request, principal = known
         assembled = await assemble(request, principal, self._starter.settings, folder, GpuGrant())
-        wish = assembled.ask(gpu_request(request))
+        wish = assembled.ask()
         got = await ask(wish)
         if isinstance(got, Queued):
             keep(wish, request.secrets, got)
@@ -223,7 +286,8 @@ class Advancer:
                     folder.finish(cancelled())
                 return False
             await self._starter.leased(folder, request, principal, got)
-            forget(folder.path.name)
+            if not request.retries:
+                forget(folder.path.name)
         return True
 
 
@@ -233,7 +297,10 @@ def _lost(known: Container[str]) -> list[str]:
     lost = [
         folder
         for folder, data in waiting
-        if folder.path.name not in known and folder.final() is None and not _is_being_submitted(folder.path.name, data)
+        if folder.path.name not in known
+        and folder.final() is None
+        and due_at(folder.ended_attempts()) <= time.time()
+        and not (folder.attempt == 1 and _is_being_submitted(folder.path.name, data))
     ]
     return [folder.path.name for folder in sorted(lost, key=lambda each: each.record().created_at)]
 
@@ -249,11 +316,11 @@ _HERE: list[Advancer] = []
 """The one of this process, once there is one."""
 
 
-def advance(starter: Starter, kind: str) -> None:
+def advance(starter: Starter, kind: str, look_after: LookAfter) -> None:
     """Start this user's waiting jobs from this process, too, as long as it lives; a second time changes nothing."""
     with _LOCK:
         if not _HERE:
-            advancer = Advancer(starter)
+            advancer = Advancer(starter, look_after)
             advancer.begin(kind)
             _HERE.append(advancer)
 

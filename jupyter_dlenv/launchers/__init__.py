@@ -3,62 +3,79 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 from ..errors import InvalidRequest, UnknownOption
 from ..i18n import _
+from . import (
+    accelerate,
+    deepspeed,
+    horovod,
+    jax,
+    mpi,
+    mxnet,
+    own,
+    paddle,
+    paddle_ps,
+    tensorflow,
+    tensorflow_ps,
+    torchrun,
+)
 from . import python as _python
-from . import torchrun
-from .choice import needs_torchrun
-from .launch import Launch, Program
+from .choice import fitting
+from .launch import Launch, Process, Program
 
-__all__ = ["NAMES", "Launch", "choose", "command"]
+__all__ = ["NAMES", "OWN", "Launch", "Process", "Program", "choose", "command"]
 
-_LAUNCHERS = {"python": _python.command, "torchrun": torchrun.command}
+OWN = "own"
+"""The launcher of a run without a script, which nobody has to name."""
+
+_LAUNCHERS: Mapping[str, Callable[[Program], Launch]] = {
+    "torchrun": torchrun.command,
+    "accelerate": accelerate.command,
+    "deepspeed": deepspeed.command,
+    "horovod": horovod.command,
+    "mpi": mpi.command,
+    "jax": jax.command,
+    "python": _python.command,
+    "tensorflow": tensorflow.command,
+    "tensorflow-ps": tensorflow_ps.command,
+    "paddle": paddle.command,
+    "paddle-ps": paddle_ps.command,
+    "mxnet": mxnet.command,
+}
 
 NAMES = tuple(_LAUNCHERS)
 """Every launcher that ``--launcher`` takes."""
 
 
-def choose(script_text: str) -> str:
-    """Return the name of the launcher that a script is written for."""
-    return "torchrun" if needs_torchrun(script_text) else "python"
-
-
-def command(
-    launcher: str,
-    *,
-    python: str,
-    script: str = "",
-    module: str = "",
-    args: Sequence[str] = (),
-    nproc: int = 1,
-    run_dir: str,
-    env: Mapping[str, str] | None = None,
-) -> Launch:
-    """Return how a launcher runs a script, or a module, on one node.
+def choose(script_text: str, nproc: int = 1, nnodes: int = 1) -> str:
+    """Return the name of the launcher that a script is written for.
 
     Args:
-        launcher: One of :data:`NAMES`.
-        python: The interpreter where it will run.
-        script, module: What to run, one of them.
-        args: Its arguments.
-        nproc: Number of processes.
-        run_dir: The run folder where it will run.
-        env: Variables that are set already; they are not set again.
+        script_text: The script, empty where it cannot be read.
+        nproc: Processes on each node; several need a launcher that starts them.
+        nnodes: Number of nodes.
+    """
+    return fitting(script_text, several=nproc > 1 or nnodes > 1)
+
+
+def command(launcher: str, program: Program) -> Launch:
+    """Return how a launcher runs a program on one node.
+
+    Args:
+        launcher: One of :data:`NAMES`, or :data:`OWN`.
 
     Raises:
         InvalidRequest: The launcher cannot run that.
         UnknownOption: There is no such launcher.
     """
-    if launcher not in _LAUNCHERS:
+    run = own.command if launcher == OWN else _LAUNCHERS.get(launcher)
+    if run is None:
         raise _unknown(launcher)
-    if bool(script) == bool(module):
-        raise InvalidRequest(_("A launcher runs either a script or a module."), hint="%dlrun train.py")
-    if nproc < 1:
-        raise InvalidRequest(_("--nproc takes a number above zero, not {nproc}.").format(nproc=nproc))
-    program = ("-m", module) if module else (script,)
-    return _LAUNCHERS[launcher](Program(python, (*program, *args), nproc, run_dir, dict(env or {})))
+    if program.nproc < 1:
+        raise InvalidRequest(_("--nproc takes a number above zero, not {nproc}.").format(nproc=program.nproc))
+    return run(program)
 
 
 def _unknown(launcher: str) -> UnknownOption:

@@ -1,21 +1,14 @@
-"""One plain Python process."""
+"""Plain Python processes."""
 
 from __future__ import annotations
 
-from ..errors import InvalidRequest
-from ..i18n import _
+from .cluster import ranks
 from .launch import Launch, Program
+from .variables import common, rank_variables, world
 
 
 def command(program: Program) -> Launch:
-    """Return the interpreter's command line.
-
-    Raises:
-        InvalidRequest: More than one process is wanted.
-    """
-    if program.nproc != 1:
-        raise InvalidRequest(
-            _("The launcher python starts one process, not {nproc}.").format(nproc=program.nproc),
-            hint="--launcher torchrun",
-        )
-    return Launch((program.python, *program.argv), {"PYTHONUNBUFFERED": "1"})
+    """Return the interpreter's command line, once for each process; each of several is told which rank it is."""
+    if world(program) == 1:
+        return Launch((program.python, *program.argv), common(program))
+    return ranks(program, [rank_variables(program, local) for local in range(program.nproc)])

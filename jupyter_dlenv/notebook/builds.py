@@ -22,7 +22,7 @@ _KEPT_LINES = 5000
 _STEP = re.compile(r"Step (\d+/\d+) : ")
 
 
-class _Parser(argparse.ArgumentParser):
+class MagicParser(argparse.ArgumentParser):
     """A parser whose refusals are errors, and whose help is a text: a magic must not end its kernel."""
 
     def error(self, message: str) -> NoReturn:
@@ -50,7 +50,7 @@ def add_build_options(parser: argparse.ArgumentParser) -> None:
 
 def build_parser(program: str) -> argparse.ArgumentParser:
     """Return the parser of ``%%dlbuild``."""
-    parser = _Parser(program, add_help=False)
+    parser = MagicParser(program, add_help=False)
     add_build_options(parser)
     parser.add_argument("-h", "--help", action="store_true", help=_("print this"))
     return parser
@@ -58,7 +58,7 @@ def build_parser(program: str) -> argparse.ArgumentParser:
 
 def apt_parser() -> argparse.ArgumentParser:
     """Return the parser of ``%dlapt``."""
-    parser = _Parser("%dlapt", add_help=False)
+    parser = MagicParser("%dlapt", add_help=False)
     parser.add_argument("packages", nargs="*", metavar="PACKAGE", help=_("Debian package, NAME or NAME=VERSION"))
     parser.add_argument("--env", default="", metavar="NAME", help=_("environment; the kernel's own unless told"))
     parser.add_argument("--no-cache", action="store_true", help=_("install them anew"))

@@ -8,6 +8,7 @@ server at all.
 import http.client
 import json
 import os
+import select
 import socket
 from typing import Any, Dict, Iterator, NamedTuple, Optional, Tuple
 from urllib.parse import quote, urlencode
@@ -18,10 +19,15 @@ from ..i18n import _
 SOCKET_VARIABLE = "DLENV_API"
 _PREFIX = "/dlenv/api/v1"
 _CHUNK = 1 << 20
+_STEP_MS = 200
 
 
 class Frame(NamedTuple):
-    """A piece of a log; ``job`` is set on the last one of a followed log, of a build it is what was built."""
+    """A piece of a log; ``job`` is set on the last one of a followed log, of a build it is what was built.
+
+    Attributes:
+        attempt: Which attempt of the job runs, 0 when nobody says.
+    """
 
     data: bytes
     cursor: str
@@ -29,6 +35,18 @@ class Frame(NamedTuple):
     state: str
     job: Optional[Dict[str, Any]]
     message: str = ""
+    attempt: int = 0
+
+
+class _PatientSocket(socket.socket):
+    """Waits in short steps: an interrupt that the system hands to another thread ends no wait by itself."""
+
+    def recv_into(self, *args: Any, **options: Any) -> int:
+        waiting = select.poll()
+        waiting.register(self, select.POLLIN)
+        while not waiting.poll(_STEP_MS):
+            pass
+        return super().recv_into(*args, **options)
 
 
 class _UnixConnection(http.client.HTTPConnection):
@@ -37,7 +55,7 @@ class _UnixConnection(http.client.HTTPConnection):
         self._path = path
 
     def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock = _PatientSocket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             self.sock.connect(self._path)
         except OSError as error:
@@ -79,7 +97,8 @@ class Client:
             query["tail"] = str(tail)
         for head, data in self._frames("GET", f"/jobs/{quote(job_id, safe='')}/log", None, query):
             state, message = head["state"], head.get("message", "")
-            yield Frame(data, head["cursor"], head["open_lines"], state, head.get("job"), message)
+            job, attempt = head.get("job"), head.get("attempt") or 0
+            yield Frame(data, head["cursor"], head["open_lines"], state, job, message, attempt)
 
     def build(self, body: Dict[str, Any]) -> Iterator[Frame]:
         """Yield the frames of a build to its end; to leave early ends the build.

@@ -3,81 +3,45 @@
 Standard library and IPython only, Python 3.8 syntax.
 """
 
-import re
 import shutil
 import time
-from collections import deque
-from typing import Any, Callable, Deque, Dict, Optional
+from typing import Any, Callable, Dict, Optional
 
-from ..errors import JobFailed, JobInterrupted, JobNotFound
+from ..errors import DLEnvError, JobFailed, JobInterrupted, JobNotFound
 from ..i18n import _
 from .client import Client, Frame
+from .page import MIME as MIME
+from .page import bundle, summary
+from .page import state_line as state_line
+from .tail import LAST_LINES as LAST_LINES
+from .tail import LogTail as LogTail
+from .terminal_text import clean as clean
 
-MIME = "application/vnd.jupyter-dlenv.job+json"
-LAST_LINES = 200
 _LATE_S = 3.0
 _PERIOD_S = 0.25  # at most four updates a second
-_LINE_LIMIT = 2000
-_CONTROL = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07]*\x07|[\x00-\x08\x0b-\x1f\x7f]")
 
 
-def clean(text: str) -> str:
-    """Return a line as a terminal would leave it: after the last carriage return, without control sequences."""
-    shown = text.rstrip("\r").rpartition("\r")[2]
-    return _CONTROL.sub("", shown)[:_LINE_LIMIT]
-
-
-class LogTail:
-    """The last lines of a log and the progress bars below them."""
-
-    def __init__(self, most: int = LAST_LINES) -> None:
-        self._lines: Deque[str] = deque(maxlen=most)
-        self._open: Dict[str, str] = {}
-        self.count = 0
-
-    def add(self, frame: Frame) -> None:
-        """Take in a frame."""
-        lines = frame.data.decode("utf-8", "replace").split("\n")
-        if lines and not lines[-1]:
-            lines.pop()
-        self.count += len(lines)
-        self._lines.extend(lines[-(self._lines.maxlen or 0) :])
-        self._open = dict(frame.open_lines)
-
-    def text(self) -> str:
-        """Return what to show."""
-        bars = [line if rank in ("0", "launcher") else f"[{rank}] {line}" for rank, line in sorted(self._open.items())]
-        return "\n".join(clean(line) for line in [*self._lines, *bars])
-
-
-def state_line(job: Dict[str, Any], state: str, now: float) -> str:
-    """Return one line that says where a job stands."""
-    begin, end = job.get("started_at") or job["created_at"], job.get("finished_at") or now
-    place = job["image"] or _("plain processes, no container")
-    words = [job["name"], state, f"{max(end - begin, 0):.1f} s", place, job["id"]]
-    if state == "PENDING" and job.get("message"):
-        words.insert(2, job["message"])
-    code = job.get("exit_code")
-    if code is not None and job["state"] == state:
-        words.insert(2, _("exit code {code}").format(code=code))
-    return " · ".join(words)
-
-
-def summary(job: Dict[str, Any]) -> str:
-    """Return how a failed job ended: exit code first, then the failing rank's traceback."""
-    head = _("Job {name} {state}: {message}").format(name=job["name"], state=job["state"], message=job["message"])
-    if job.get("failed_rank") is not None:
-        head += " " + _("Rank {rank} failed first.").format(rank=job["failed_rank"])
-    where = _("Full log: {path}").format(path=job["log_path"])
-    return "\n".join(part for part in (head, job.get("traceback", "").rstrip(), where) if part)
+def processes(job: Dict[str, Any]) -> int:
+    """Return how many processes write a job's log; 0 when nobody says."""
+    return int(job.get("nodes") or 0) * int(job.get("nproc") or 0)
 
 
 class Display:
-    """One output that is replaced as the job goes on."""
+    """One output that is replaced as the job goes on.
 
-    def __init__(self, job: Dict[str, Any], publish: Callable[..., None]) -> None:
-        self._job, self._publish = job, publish
-        self._tail = LogTail()
+    Args:
+        publish: Called with the data, the transient data and whether to replace.
+        metrics: Asked once, when the job has ended, for its table of metrics.
+    """
+
+    def __init__(
+        self,
+        job: Dict[str, Any],
+        publish: Callable[..., None],
+        metrics: Callable[[], Optional[Dict[str, Any]]] = lambda: None,
+    ) -> None:
+        self._job, self._publish, self._metrics = job, publish, metrics
+        self._tail = LogTail(ranks=processes(job))
         self._id = f"dlenv-{job['id']}-{time.monotonic_ns()}"
         self._shown: Optional[float] = None
 
@@ -85,29 +49,16 @@ class Display:
         """Take in a frame; show it when it holds the first line or the end, or a quarter of a second has passed."""
         first = bool(frame.data) and not self._tail.count
         self._tail.add(frame)
-        self._job = frame.job or {**self._job, "message": frame.message}
+        attempt = frame.attempt or self._job.get("attempt")
+        self._job = frame.job or {**self._job, "message": frame.message, "attempt": attempt}
         now = time.monotonic()
         if first or frame.job is not None or self._shown is None or now - self._shown >= _PERIOD_S:
             self._show(frame)
             self._shown = now
 
     def _show(self, frame: Frame) -> None:
-        ended = frame.job is not None and frame.job["state"] == "FAILED"
-        parts = [state_line(self._job, frame.state, time.time())]
-        parts += [summary(self._job), ""] if ended else []
-        skipped = self._tail.count - LAST_LINES
-        parts += [_("… {count} earlier lines: {path}").format(count=skipped, path=self._job["log_path"])] * (
-            skipped > 0
-        )
-        data = {
-            "text/plain": "\n".join([*parts, self._tail.text()]).rstrip(),
-            MIME: {
-                "job_id": self._job["id"],
-                "cursor": frame.cursor,
-                "state": frame.state,
-                "name": self._job["name"],
-            },
-        }
+        metrics = self._metrics() if frame.job is not None else None
+        data = bundle(self._job, frame.state, frame.cursor, self._tail, time.time(), metrics)
         self._publish(data, transient={"display_id": self._id}, update=self._shown is not None)
 
 
@@ -199,6 +150,15 @@ def _stop(client: Client, job_id: str, *, force: bool) -> None:
         client.call("POST", f"/jobs/{job_id}/cancel", {"force": force})
     except KeyboardInterrupt:
         client.call("POST", f"/jobs/{job_id}/cancel", {"force": True})
+
+
+def metrics_of(client: Client, job_id: str) -> Optional[Dict[str, Any]]:
+    """Return a job's table of metrics, None where there is none to be had."""
+    try:
+        found = client.call("GET", f"/jobs/{job_id}/metrics")
+    except DLEnvError:  # an older server has none, and a drawing is worth no failure
+        return None
+    return dict(found) if found and found["rows"] else None
 
 
 def raise_for_state(job: Dict[str, Any]) -> None:

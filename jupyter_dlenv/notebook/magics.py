@@ -17,11 +17,14 @@ from ..i18n import _
 from ..lastwords import Notebook
 from ..options import RunOptions, RunRequest, parse_run, usage
 from .builds import BuildDisplay, apt_body, apt_parser, build_body, build_parser, summary, until_built
+from .cell import own_cell
 from .client import Client, Frame, find_client
-from .follow import Display, Lines, raise_for_state, state_line, submit, terminal_columns, until_ended
+from .follow import Display, Lines, metrics_of, raise_for_state, state_line, submit, terminal_columns, until_ended
 from .gpus import gpus_text, lost_here
+from .jobs import details
 from .links import show_hint
 from .offer import restart_offer, restart_text
+from .open import link, open_body, open_parser
 from .packages import wrap_pip
 
 
@@ -62,15 +65,16 @@ class Session:
         Raises:
             JobFailed: It did not succeed.
         """
-        complete = replace(request, python=sys.executable)
-        job = submit(self.client, asdict(complete))
-        if complete.dry_run:
-            print(job["command"])
-        elif options.detach:
-            waits, runs = _("Job {id} waits. Its log: %dlattach {id}"), _("Job {id} runs. Its log: %dlattach {id}")
-            print((waits if job["state"] == "PENDING" else runs).format(id=job["id"]))
-        else:
-            self.attach(job, plain=options.plain)
+        with own_cell(self.shell):
+            complete = replace(request, python=sys.executable)
+            job = submit(self.client, asdict(complete))
+            if complete.dry_run:
+                print(job["command"])
+            elif options.detach:
+                waits, runs = _("Job {id} waits. Its log: %dlattach {id}"), _("Job {id} runs. Its log: %dlattach {id}")
+                print((waits if job["state"] == "PENDING" else runs).format(id=job["id"]))
+            else:
+                self.attach(job, plain=options.plain)
 
     def attach(self, job: Dict[str, Any], *, plain: bool = False) -> None:
         """Show a job's log to its end.
@@ -78,8 +82,9 @@ class Session:
         Raises:
             JobFailed: It did not succeed.
         """
-        show = self._viewer(job, plain)
-        raise_for_state(until_ended(self.client, job, show))
+        with own_cell(self.shell):
+            ended = until_ended(self.client, job, self._viewer(job, plain))
+        raise_for_state(ended)
 
     def build(self, what: str, body: Dict[str, Any]) -> None:
         """Build an image and show it to its end; offer the kernel anew where its own image changed.
@@ -106,7 +111,7 @@ class Session:
     def _viewer(self, job: Dict[str, Any], plain: bool) -> Callable[[Any], None]:
         if plain or not in_notebook(self.shell):
             return Lines(_print, terminal_columns(sys.stdout)).add
-        return Display(job, _publisher(self.shell)).add
+        return Display(job, _publisher(self.shell), lambda: metrics_of(self.client, job["id"])).add
 
 
 def _print(text: str) -> None:
@@ -158,8 +163,10 @@ class DLEnvMagics(Magics):
 
     @line_magic
     def dljobs(self, line: str) -> None:
-        """List the jobs, newest first."""
-        _no_words(line, "%dljobs")
+        """List the jobs, newest first, or tell all about one: %dljobs JOB"""
+        if line.strip():
+            print(details(self._session.client.call("GET", f"/jobs/{self._job(line)['id']}")))
+            return
         for job in self._session.client.call("GET", "/jobs")["jobs"]:
             print(state_line(job, job["state"], time.time()))
 
@@ -185,6 +192,22 @@ class DLEnvMagics(Magics):
         """Remove an ended job with its log: %dlrm JOB"""
         job = self._job(line)
         self._session.client.call("DELETE", f"/jobs/{job['id']}")
+
+    @no_var_expand
+    @line_magic
+    def dlopen(self, line: str) -> None:
+        """Open a page of this kernel or of a job: %dlopen 8000, %dlopen --tensorboard runs"""
+        parser = open_parser()
+        options = parser.parse_args(words_of(line))
+        if options.help:
+            print(parser.format_help())
+            return
+        body = open_body(options)
+        shown = link(body, self._session.client.call("POST", "/open", body))
+        if in_notebook(self._session.shell):
+            self._session.shell.display_pub.publish(data=shown, metadata={})
+        else:
+            print(shown["text/plain"])
 
     @line_magic
     def dlgpus(self, line: str) -> None:

@@ -29,18 +29,21 @@ from ..errors import (
 from ..gpus.report import report
 from ..i18n import _
 from ..images.build import build_request_from_json
-from ..jobs.manager import JobManager, LogFrame
+from ..jobs.manager import JobManager
 from ..jobs.principal import Principal
+from ..jobs.views import LogFrame
 from ..kernels.board import BOARD
 from ..kernels.environments import Environment, EnvironmentManager, PoolStatus, environment_from_json
 from ..kernels.listing import kernel_rows
 from ..options import request_from_json
 from ..settings import DLEnv
+from ..shell.opening import open_request_from_json
 from ..shell.session import find_running
 from ..shell.targets import Kind
 from ..spec import Job
 from .builds import BuildFrame, Builds
 from .gpus import GpuFrame, call_off, frames, rate_of
+from .open import OPENINGS
 
 LOG_TYPE = "application/vnd.jupyter-dlenv.log"
 BODY_LIMIT = 24 << 20  # a build's context, in base64
@@ -129,6 +132,7 @@ def frame_bytes(frame: LogFrame | BuildFrame | GpuFrame) -> bytes:
         "open_lines": dict(frame.open_lines),
         "state": frame.state.value,
         "message": frame.message,
+        "attempt": frame.attempt,
     }
     if frame.job is not None:
         head["job"] = frame.job.to_json()
@@ -181,6 +185,11 @@ async def cancel_job(api: Api, call: Call) -> Answer:
         raise InvalidRequest(_('The body of a cancel is {} or {"force": true}.'))
     view = await api.jobs.cancel(call.principal, call.parts["id"], force=body.get("force", False))
     return Answer(view.to_json())
+
+
+async def get_metrics(api: Api, call: Call) -> Answer:
+    """GET /jobs/{id}/metrics"""
+    return Answer(await api.jobs.metrics(call.principal, call.parts["id"]))
 
 
 async def read_log(api: Api, call: Call) -> Frames:
@@ -329,6 +338,11 @@ async def cancel_kernel(api: Api, call: Call) -> Answer:
     return Answer(None, 204)
 
 
+async def open_page(api: Api, call: Call) -> Answer:
+    """POST /open"""
+    return Answer(await OPENINGS.open(call.principal, open_request_from_json(call.body)), 201)
+
+
 @dataclass(frozen=True)
 class Route:
     """One row of the table.
@@ -358,6 +372,7 @@ ROUTES: tuple[Route, ...] = (
     Route(rf"/jobs/{_ID}", "jobs", {"GET": get_job, "DELETE": delete_job}),
     Route(rf"/jobs/{_ID}/cancel", "jobs", {"POST": cancel_job}),
     Route(rf"/jobs/{_ID}/log", "jobs", {"GET": read_log}),
+    Route(rf"/jobs/{_ID}/metrics", "jobs", {"GET": get_metrics}),
     Route(rf"/jobs/{_ID}/terminal", "jobs", {"POST": open_job_terminal}, person_only=frozenset({"POST"})),
     Route(r"/environments", "environments", {"GET": list_environments}),
     Route(
@@ -371,6 +386,7 @@ ROUTES: tuple[Route, ...] = (
     Route(rf"/kernels/{_ID}/terminal", "kernels", {"POST": open_kernel_terminal}, person_only=frozenset({"POST"})),
     Route(r"/images", "images", {"GET": list_images}),
     Route(r"/builds", "builds", {"POST": create_build}),
+    Route(r"/open", "open", {"POST": open_page}),
     Route(r"/gpus", "gpus", {"GET": list_gpus}),
     Route(r"/gpus/events", "gpus", {"GET": watch_gpus}),
 )

@@ -20,6 +20,7 @@ from ..settings import DLEnv, load_settings
 from .api import Api
 from .handlers import HANDLERS
 from .keeper import Keeper
+from .open import OPENINGS, proxy_handlers
 from .sockets import Listener, serve_jobs
 
 EVENT = "https://events.jupyter.org/jupyter_dlenv/kernel_state/v1"
@@ -107,10 +108,14 @@ class DLEnvApp(ExtensionApp):
         arguments: dict[str, Any] = {"api": self._api, "principal": self._principal}
         for path, handler in HANDLERS.items():
             self.handlers.append((f"/dlenv/api/v1{path}", handler, arguments))
+        server: Any = self.serverapp
+        OPENINGS.serve(server.base_url, lambda: str(server.connection_url))
+        self.handlers.extend(proxy_handlers(self._principal))
 
     async def stop_extension(self) -> None:
         """Close the socket, and let go of the kernels that are to live on; jobs go on."""
         advance_no_more()
+        await OPENINGS.close()
         if self._tell is not None:
             BOARD.unlisten(self._tell)
             self._tell = None

@@ -226,6 +226,17 @@ class BuildsHandler(_ApiHandler):
         await self._serve(api.create_build)
 
 
+class OpenPageHandler(_ApiHandler):
+    """/open"""
+
+    auth_resource = f"{AUTH_PREFIX}:open"
+
+    @authenticated
+    @authorized
+    async def post(self) -> None:
+        await self._serve(api.open_page)
+
+
 class GpusHandler(_ApiHandler):
     """/gpus"""
 
@@ -261,6 +272,7 @@ HANDLERS: dict[str, type[_ApiHandler]] = {
     r"/kernels/(?P<id>[^/]+)/terminal": KernelTerminalHandler,
     r"/images": ImagesHandler,
     r"/builds": BuildsHandler,
+    r"/open": OpenPageHandler,
     r"/gpus": GpusHandler,
     r"/gpus/events": GpuEventsHandler,
 }

@@ -16,6 +16,7 @@ from tornado.web import HTTPError
 
 from ..errors import DLEnvError
 from ..i18n import _
+from ..jobs.stalls import Stalls
 from ..kernels import pool
 from ..kernels.adopt import left_by
 from ..kernels.board import BOARD, Phase
@@ -31,6 +32,7 @@ _NOTE_S = 2.0
 _FILL_S = 5.0
 _IDLE_S = 15.0
 _LOSS_S = 15.0
+_STALL_S = 30.0
 _NOT_FOUND = 404
 _SESSION = ("id", "path", "name", "type")
 
@@ -63,6 +65,7 @@ class Keeper:
         self.pool = KernelPool(owner, log)
         self._idle = GpuIdle(owner.settings, log)
         self._losses = GpuLosses(owner.settings.owner, log)
+        self._stalls = Stalls(owner.settings)
         self._tasks: list[asyncio.Task[None]] = []
 
     async def adopt(self) -> None:
@@ -101,6 +104,7 @@ class Keeper:
             (self.pool.fill, _FILL_S),
             (self._cull, _IDLE_S),
             (self._losses.look, _LOSS_S),
+            (self._stalls.look, _STALL_S),
         )
         self._tasks = [asyncio.ensure_future(self._regularly(function, seconds)) for function, seconds in work]
         for task in self._tasks:

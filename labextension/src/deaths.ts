@@ -37,9 +37,9 @@ export function newDeaths(
 }
 
 /** Return what was kept, nothing where it cannot be read. */
-export function remembered(memory: Memory): string[] {
+export function remembered(memory: Memory, key = STORAGE_KEY): string[] {
   try {
-    const kept: unknown = JSON.parse(memory.getItem(STORAGE_KEY) ?? '[]');
+    const kept: unknown = JSON.parse(memory.getItem(key) ?? '[]');
     return Array.isArray(kept) ? kept.filter(item => typeof item === 'string') : [];
   } catch {
     return [];
@@ -47,10 +47,10 @@ export function remembered(memory: Memory): string[] {
 }
 
 /** Keep more names, the newest of all; a browser that keeps nothing for a page is no error. */
-export function remember(memory: Memory, names: readonly string[]): void {
-  const all = [...remembered(memory), ...names].slice(-MAX_REMEMBERED);
+export function remember(memory: Memory, names: readonly string[], key = STORAGE_KEY): void {
+  const all = [...remembered(memory, key), ...names].slice(-MAX_REMEMBERED);
   try {
-    memory.setItem(STORAGE_KEY, JSON.stringify(all));
+    memory.setItem(key, JSON.stringify(all));
   } catch {
     return;
   }

@@ -12,6 +12,8 @@ export interface IFrame {
   /** The job, in the last frame of a followed log only. */
   readonly job: IJob | null;
   readonly body: Uint8Array;
+  /** Which attempt of the job runs, 0 when nobody says. */
+  readonly attempt: number;
 }
 
 interface IHeader {
@@ -21,6 +23,7 @@ interface IHeader {
   message?: string;
   open_lines?: Record<string, string>;
   job?: IJob;
+  attempt?: number;
 }
 
 const NEWLINE = 10;
@@ -104,6 +107,7 @@ function frameOf(header: IHeader, body: Uint8Array): IFrame {
     message: header.message ?? '',
     openLines: header.open_lines ?? {},
     job: header.job ?? null,
+    attempt: header.attempt ?? 0,
     body
   };
 }

@@ -2,6 +2,7 @@ import type { IDisposable } from '@lumino/disposable';
 import type { ISignal } from '@lumino/signaling';
 import { Signal } from '@lumino/signaling';
 
+import { Folder } from './folding';
 import type { IFrame } from './frames';
 import { FrameParser } from './frames';
 import { LineBuffer } from './linebuffer';
@@ -15,6 +16,9 @@ const TAIL_BYTES = 4 << 20;
 const POLL_MS = 1000;
 const FIRST_RETRY_MS = 500;
 const LAST_RETRY_MS = 30_000;
+const NEWLINE = 10;
+/** How long frames are read in one go before the page gets its turn. */
+const TURN_MS = 10;
 
 /** Where to start reading a log, and whether to stay until the job has ended. */
 export interface ILogQuery {
@@ -101,6 +105,16 @@ export class JobLog implements IDisposable {
     return this._late || this.lines.first > 0;
   }
 
+  /** Whether somebody wants to see it: true between `start` and `pause`. */
+  get isRead(): boolean {
+    return this._abort !== null;
+  }
+
+  /** Whether several processes write the log, whose equal lines are shown as one. */
+  get folds(): boolean {
+    return (this._job?.nodes ?? 0) * (this._job?.nproc ?? 0) !== 1;
+  }
+
   get isDisposed(): boolean {
     return this._disposed;
   }
@@ -148,6 +162,7 @@ export class JobLog implements IDisposable {
     if (!this._job) {
       this._job = await this._source.job();
       this._state = this._job.state;
+      this._attempt = this._job.attempt ?? 0;
       this._waitsFor = this._job.message;
       this._late = this._job.log_bytes > TAIL_BYTES;
       this._emit();
@@ -185,6 +200,7 @@ export class JobLog implements IDisposable {
     signal: AbortSignal
   ): Promise<void> {
     const parser = new FrameParser();
+    let begin = performance.now();
     for (;;) {
       const { done, value } = await reader.read();
       if (done) {
@@ -194,6 +210,10 @@ export class JobLog implements IDisposable {
         // A newer run may have gone on from the last cursor while this one waited.
         signal.throwIfAborted();
         await this._accept(frame);
+        if (performance.now() - begin > TURN_MS) {
+          await nextTurn();
+          begin = performance.now();
+        }
       }
     }
   }
@@ -203,25 +223,31 @@ export class JobLog implements IDisposable {
     this._openLines = frame.openLines;
     // The last frame of an answer that does not follow the log repeats no message.
     this._waitsFor = frame.message || this._waitsFor;
-    pushLines(this.lines, frame.body);
+    this._push(frame.body);
     if (frame.job) {
       this._job = frame.job;
       this._phase = 'ended';
       this._state = frame.job.state;
     } else {
       this._phase = 'reading';
-      await this._enter(frame.state);
+      await this._enter(frame);
     }
     this._error = null;
     this._emit();
   }
 
-  /** A new state comes with new times, which frames do not carry. */
-  private async _enter(state: JobState): Promise<void> {
-    if (state !== this._state) {
+  /** A new state or attempt comes with new times, which frames do not carry. */
+  private async _enter({ state, attempt }: IFrame): Promise<void> {
+    if (state !== this._state || attempt > this._attempt) {
       this._job = await this._source.job();
       this._state = state;
+      this._attempt = attempt;
     }
+  }
+
+  private _push(body: Uint8Array): void {
+    const into = this.folds ? this._folder : this.lines;
+    lastLines(body, this.lines.capacity).forEach(line => into.push(settle(line)));
   }
 
   private async _fail(error: unknown, delay: number, signal: AbortSignal): Promise<void> {
@@ -240,10 +266,12 @@ export class JobLog implements IDisposable {
   }
 
   private _abort: AbortController | null = null;
+  private _attempt = 0;
   private _changed = new Signal<this, void>(this);
   private _cursor = '';
   private _disposed = false;
   private _error: unknown = null;
+  private _folder = new Folder(this.lines);
   private _job: IJob | null = null;
   private _late = false;
   private _openLines: Readonly<Record<string, string>> = {};
@@ -252,12 +280,26 @@ export class JobLog implements IDisposable {
   private _waitsFor = '';
 }
 
-function pushLines(buffer: LineBuffer, body: Uint8Array): void {
-  const lines = new TextDecoder().decode(body).split('\n');
-  if (lines[lines.length - 1] === '') {
-    lines.pop();
+/** Return the last lines of a frame; those that nobody will see are not even decoded. */
+export function lastLines(body: Uint8Array, most: number): string[] {
+  const end = body[body.length - 1] === NEWLINE ? body.length - 1 : body.length;
+  let start = end;
+  for (let count = 0; count < most && start >= 0; count++) {
+    start = start > 0 ? body.lastIndexOf(NEWLINE, start - 1) : -1;
   }
-  lines.slice(-buffer.capacity).forEach(line => buffer.push(settle(line)));
+  return body.length > 0 ? new TextDecoder().decode(body.subarray(start + 1, end)).split('\n') : [];
+}
+
+/** Resolve after what waits to be done in the page: input, painting. A timer would wait for longer in a hidden page. */
+function nextTurn(): Promise<void> {
+  return new Promise(resolve => {
+    const { port1, port2 } = new MessageChannel();
+    port1.onmessage = () => {
+      port1.close();
+      resolve();
+    };
+    port2.postMessage(null);
+  });
 }
 
 /** Resolve after that many milliseconds, or at once when the signal aborts. */

@@ -18,6 +18,11 @@ export class LineBuffer {
     return this._lines.length;
   }
 
+  /** How often a line that was here already was replaced. */
+  get replaced(): number {
+    return this._replaced;
+  }
+
   push(line: string): void {
     if (this._lines.length < this.capacity) {
       this._lines.push(line);
@@ -27,12 +32,24 @@ export class LineBuffer {
     this._end += 1;
   }
 
+  /** Put a line in the place of the one with that number, if it is still here. */
+  replace(number: number, line: string): void {
+    if (this._has(number)) {
+      this._lines[number % this.capacity] = line;
+      this._replaced += 1;
+    }
+  }
+
   /** Return the line with that number; the empty string when it is not here. */
   at(number: number): string {
-    const kept = number >= this.first && number < this._end;
-    return kept ? this._lines[number % this.capacity] : '';
+    return this._has(number) ? this._lines[number % this.capacity] : '';
+  }
+
+  private _has(number: number): boolean {
+    return number >= this.first && number < this._end;
   }
 
   private _end = 0;
   private _lines: string[] = [];
+  private _replaced = 0;
 }

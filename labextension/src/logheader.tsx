@@ -4,7 +4,7 @@ import * as React from 'react';
 
 import { stateIcon } from './icons';
 import type { LogPhase } from './joblog';
-import { describeError, elapsedText, outcomeText, stateText } from './messages';
+import { attemptText, describeError, elapsedText, outcomeText, stateText } from './messages';
 import type { IJob, JobState } from './tokens';
 import { hasEnded } from './tokens';
 
@@ -42,6 +42,7 @@ export function LogHeader(props: ILogHeaderProps): JSX.Element {
           {job?.name || name}
         </span>
         <span className="jp-dlenv-Elapsed">{job && elapsedText(job, props.now)}</span>
+        <span className="jp-dlenv-Elapsed">{job && attemptText(job, props.trans)}</span>
         <span className="jp-dlenv-LogHeader-space" />
         {phase !== 'missing' && <Buttons {...props} />}
       </div>
@@ -102,7 +103,14 @@ function Notes(props: ILogHeaderProps): JSX.Element {
   return (
     <>
       {waitsFor && phase !== 'missing' && <p className="jp-dlenv-Note">{waitsFor}</p>}
-      {outcome && <p className="jp-dlenv-Note jp-dlenv-mod-outcome">{outcome}</p>}
+      {outcome && (
+        <div className="jp-dlenv-Note jp-dlenv-mod-outcome">
+          <p>
+            {outcome} {job?.remedy}
+          </p>
+          {job?.evidence && <code>{job.evidence}</code>}
+        </div>
+      )}
       {phase === 'missing' && (
         <p className="jp-dlenv-Note">
           {trans.__('This server has no log of the job any more:')}{' '}

@@ -4,8 +4,10 @@ import type { ISignal } from '@lumino/signaling';
 import { Signal } from '@lumino/signaling';
 import { Widget } from '@lumino/widgets';
 
+import { Folder, WINDOW } from './folding';
 import type { JobLog } from './joblog';
-import type { LineBuffer } from './linebuffer';
+import { LineBuffer } from './linebuffer';
+import type { ISpan } from './terminaltext';
 import { parseSpans, settle } from './terminaltext';
 
 /** Rows painted beyond each edge, so that a quick scroll shows no blank. */
@@ -29,10 +31,19 @@ export function visibleRows(viewport: IViewport): { start: number; end: number }
   return { start: Math.max(0, Math.min(first, total)), end: Math.max(0, Math.min(last, total)) };
 }
 
-/** Return the unfinished lines in the order of ranks, with the prefix that whole lines have too. */
-export function openRows(lines: Readonly<Record<string, string>>): string[] {
+/** Return the unfinished lines in the order of ranks, prefixed and folded as whole lines are. */
+export function openRows(lines: Readonly<Record<string, string>>, folds: boolean): string[] {
   const ranks = Object.keys(lines).sort((a, b) => a.localeCompare(b, 'en', { numeric: true }));
-  return ranks.map(rank => (UNNAMED.has(rank) ? '' : `[${rank}] `) + settle(lines[rank]));
+  const rows = ranks.map(rank => (UNNAMED.has(rank) ? '' : `[${rank}] `) + settle(lines[rank]));
+  return folds ? folded(rows) : rows;
+}
+
+/** Return the lines with equal ones of several ranks joined. */
+export function folded(lines: readonly string[]): string[] {
+  const buffer = new LineBuffer(lines.length);
+  const folder = new Folder(buffer);
+  lines.forEach(line => folder.push(line));
+  return Array.from({ length: buffer.length }, (_, i) => buffer.at(i));
 }
 
 /**
@@ -135,10 +146,10 @@ export class LogPane extends Widget {
   }
 
   private _paint(): void {
-    const { lines, openLines } = this._log;
+    const { lines, openLines, folds } = this._log;
     this._rowHeight ||= this._measure();
     this._space.style.height = `${lines.length * this._rowHeight}px`;
-    this._paintOpen(openRows(openLines));
+    this._paintOpen(openRows(openLines, folds));
     this._place(lines.first);
     const { start, end } = visibleRows({
       top: this._top,
@@ -161,9 +172,10 @@ export class LogPane extends Widget {
     this._top = this._scroller.scrollTop;
   }
 
-  /** Lines never change, so equal numbers are equal rows; leaving them alone keeps the user's selection. */
+  /** Lines change by folding only, so else equal numbers are equal rows; to leave them alone keeps a selection. */
   private _paintRows(lines: LineBuffer, from: number, to: number): void {
-    const key = `${from}-${to}`;
+    const foldable = to > lines.end - WINDOW;
+    const key = `${from}-${to} ${foldable ? lines.replaced : ''}`;
     if (key !== this._painted) {
       const numbers = Array.from({ length: to - from }, (_, i) => from + i);
       this._rows.replaceChildren(...numbers.map(number => rowNode(lines.at(number))));
@@ -215,11 +227,18 @@ function describe(scroller: HTMLElement, trans: TranslationBundle): void {
 
 function rowNode(line: string): HTMLDivElement {
   const row = element('jp-dlenv-LogPane-row');
-  for (const { text, styles } of parseSpans(line)) {
-    const span = document.createElement('span');
-    span.textContent = text;
-    span.className = styles.map(style => `jp-dlenv-ansi-${style}`).join(' ');
-    row.append(styles.length > 0 ? span : text);
+  for (const span of parseSpans(line)) {
+    const plain = span.styles.length === 0 && !span.color && !span.background;
+    row.append(plain ? span.text : spanNode(span));
   }
   return row;
+}
+
+function spanNode({ text, styles, color, background }: ISpan): HTMLSpanElement {
+  const span = document.createElement('span');
+  span.textContent = text;
+  span.className = styles.map(style => `jp-dlenv-ansi-${style}`).join(' ');
+  span.style.color = color ?? '';
+  span.style.backgroundColor = background ?? '';
+  return span;
 }

@@ -9,11 +9,13 @@ import type { JobLog } from './joblog';
 import type { ILogHeaderProps } from './logheader';
 import { LogHeader } from './logheader';
 import { LogPane } from './logpane';
+import { MetricPane } from './metricchart';
 import type { DLEnvModel } from './model';
 import type { JobState } from './tokens';
 import { hasEnded } from './tokens';
 
 const TICK_MS = 1000;
+const TICKS_OF_METRICS = 2;
 
 export interface ILogViewOptions {
   readonly jobId: string;
@@ -34,7 +36,9 @@ export class LogView extends Panel {
     this._log = _options.model.log(_options.jobId);
     this._pane = new LogPane(this._log, _options.trans);
     this._header = new HeaderWidget(() => this._headerProps());
+    this._metrics = new MetricPane(_options.trans);
     this.addWidget(this._header);
+    this.addWidget(this._metrics);
     this.addWidget(this._pane);
     this._log.changed.connect(this._onChanged, this);
     this._pane.followingChanged.connect(this._refreshHeader, this);
@@ -93,6 +97,27 @@ export class LogView extends Panel {
     if (this._log.job && !hasEnded(this._log.job.state)) {
       this._header.update();
     }
+    this._ticks += 1;
+    if (this._ticks % TICKS_OF_METRICS === 0) {
+      void this._refreshMetrics();
+    }
+  }
+
+  /** Ask for metrics when there is more of the log than at the last time, and once more at its end. */
+  private async _refreshMetrics(): Promise<void> {
+    const seen = `${this._log.lines.end} ${this._log.phase}`;
+    if (seen === this._metricsOf || this._log.lines.end === 0) {
+      return;
+    }
+    this._metricsOf = seen;
+    try {
+      const metrics = await this._options.model.metrics(this.jobId);
+      if (!this.isDisposed) {
+        this._metrics.metrics = metrics;
+      }
+    } catch {
+      // The log is there without its chart; the next lines ask again.
+    }
   }
 
   private _onChanged(): void {
@@ -136,7 +161,10 @@ export class LogView extends Panel {
   private _header: HeaderWidget;
   private _headerKey = '';
   private _log: JobLog;
+  private _metrics: MetricPane;
+  private _metricsOf = '';
   private _pane: LogPane;
+  private _ticks = 0;
 }
 
 class HeaderWidget extends ReactWidget {

@@ -65,6 +65,22 @@ export function outcomeText(job: IJob, trans: TranslationBundle): string {
   return [code, job.message].filter(part => part).join(' · ');
 }
 
+/** Return which attempt of several a job is in; empty where there is one only. */
+export function attemptText(job: IJob, trans: TranslationBundle): string {
+  const most = job.attempts ?? 1;
+  return most > 1 ? trans.__('attempt %1 of %2', job.attempt ?? 1, most) : '';
+}
+
+/** Return the announcement of a job's end. */
+export function endText(job: IJob, trans: TranslationBundle): string {
+  const took = elapsedText(job, job.finished_at ?? 0);
+  const state = stateText(job.state, trans);
+  const head = took
+    ? trans.__('%1: %2 after %3', job.name, state, took)
+    : trans.__('%1: %2', job.name, state);
+  return [head, outcomeText(job, trans)].filter(part => part).join(' · ');
+}
+
 /** Return what a pending job waits for; empty in every other state. */
 export function waitText(job: IJob): string {
   return job.state === 'PENDING' ? job.message : '';

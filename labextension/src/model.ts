@@ -6,6 +6,7 @@ import { Signal } from '@lumino/signaling';
 
 import type { ILogQuery } from './joblog';
 import { JobLog, StreamSlots } from './joblog';
+import type { IMetrics } from './metrics';
 import { requestAPI, requestStream } from './request';
 import type { IEnvironment, IJob, IKernel, TerminalKind } from './tokens';
 import { waitsForGpus } from './tokens';
@@ -110,6 +111,28 @@ export class DLEnvModel implements IDisposable {
   }
 
   /**
+   * Ask for the jobs alone, which can end while nobody looks at the lists.
+   *
+   * @throws ApiError
+   */
+  async refreshJobs(): Promise<void> {
+    const answer = await requestAPI<{ jobs: IJob[] }>(this._settings, 'jobs');
+    if (!this.isDisposed) {
+      this._jobs = { items: answer.jobs, loaded: true, error: null };
+      this._stateChanged.emit();
+    }
+  }
+
+  /**
+   * Return what was found of a job's metrics so far.
+   *
+   * @throws ApiError
+   */
+  async metrics(jobId: string): Promise<IMetrics> {
+    return requestAPI<IMetrics>(this._settings, `jobs/${jobId}/metrics`);
+  }
+
+  /**
    * Make a terminal in a container and return its name among the server's terminals.
    *
    * @throws ApiError
@@ -151,7 +174,14 @@ export class DLEnvModel implements IDisposable {
       open: (query: ILogQuery, signal: AbortSignal) =>
         requestStream(this._settings, `jobs/${jobId}/log?${parametersOf(query)}`, signal)
     };
-    return new JobLog(jobId, source, this._slots);
+    const log = new JobLog(jobId, source, this._slots);
+    this._logs = new Set([...this._logs, log].filter(each => !each.isDisposed));
+    return log;
+  }
+
+  /** True while somebody looks at the job's log. */
+  isShown(jobId: string): boolean {
+    return [...this._logs].some(log => log.jobId === jobId && log.isRead);
   }
 
   dispose(): void {
@@ -212,6 +242,7 @@ export class DLEnvModel implements IDisposable {
   private _environmentsChanged = new Signal<this, void>(this);
   private _jobs: ISection<IJob> = EMPTY;
   private _kernels: ISection<IKernel> = EMPTY;
+  private _logs: ReadonlySet<JobLog> = new Set();
   private _poll: Poll;
   private _slots = new StreamSlots();
   private _stateChanged = new Signal<this, void>(this);

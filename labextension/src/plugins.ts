@@ -7,12 +7,13 @@ import { ITranslator } from '@jupyterlab/translation';
 
 import { actionsOf, addCommands } from './commands';
 import { browserMemory, DeathWatch } from './deaths';
+import { EndWatch } from './ends';
 import { EnvironmentOutput, switchKernel } from './environmentoutput';
 import { loadBundle } from './i18n';
 import { dlenvIcon } from './icons';
 import { JobOutput } from './joboutput';
 import { LogView } from './logview';
-import { deathText } from './messages';
+import { deathText, endText } from './messages';
 import { DLEnvModel } from './model';
 import { Sidebar } from './sidebar';
 import {
@@ -25,6 +26,7 @@ import {
 } from './tokens';
 
 const SIDEBAR_RANK = 550;
+const ANNOUNCEMENT_MS = 10_000;
 
 /** The sidebar, its commands and the tabs with logs. */
 export const main: JupyterFrontEndPlugin<DLEnvModel> = {
@@ -65,6 +67,7 @@ export const main: JupyterFrontEndPlugin<DLEnvModel> = {
       openLog: (jobId, name) => logs.open(jobId, name)
     });
     watchDeaths(app, model, trans);
+    watchEnds(app, model, trans);
     for (const command of [CommandIDs.open, CommandIDs.refresh]) {
       palette?.addItem({ command, category: trans.__('Deep Learning') });
     }
@@ -96,6 +99,30 @@ function watchDeaths(app: JupyterFrontEnd, model: DLEnvModel, trans: Translation
       )
   });
   kernels.runningChanged.connect(() => watch.check());
+  kernels.disposed.connect(() => watch.dispose());
+}
+
+/** Announce jobs that ended while nobody looked at them, with the way to their logs. */
+function watchEnds(app: JupyterFrontEnd, model: DLEnvModel, trans: TranslationBundle): void {
+  const { kernels } = app.serviceManager;
+  const watch = new EndWatch({
+    model,
+    memory: browserMemory(),
+    anyRunning: () => kernels.runningCount > 0,
+    announce: job => {
+      const bad = job.state === 'FAILED' || job.state === 'LOST';
+      Notification.emit(endText(job, trans), bad ? 'error' : 'success', {
+        autoClose: bad ? false : ANNOUNCEMENT_MS,
+        actions: [
+          {
+            label: trans.__('Show log'),
+            caption: trans.__('Show the log of %1', job.name),
+            callback: () => actionsOf(app.commands).openLog(job.id, job.name)
+          }
+        ]
+      });
+    }
+  });
   kernels.disposed.connect(() => watch.dispose());
 }
 

@@ -4,7 +4,15 @@ import * as React from 'react';
 
 import { stateIcon } from './icons';
 import { KernelItem, TerminalButton } from './kernelitem';
-import { describeError, elapsedText, outcomeText, poolText, stateText, waitText } from './messages';
+import {
+  attemptText,
+  describeError,
+  elapsedText,
+  outcomeText,
+  poolText,
+  stateText,
+  waitText
+} from './messages';
 import type { ISection } from './model';
 import type { IEnvironment, IJob, IKernel } from './tokens';
 import { hasEnded } from './tokens';
@@ -223,6 +231,7 @@ function JobDetail({ job, stopping, now, trans }: IJobItemProps): JSX.Element {
         <StateIcon.react tag="span" className="jp-dlenv-Icon" />
         {ending ? trans.__('stopping…') : stateText(job.state, trans)}
         <span className="jp-dlenv-Elapsed">{elapsedText(job, now)}</span>
+        <span className="jp-dlenv-Elapsed">{attemptText(job, trans)}</span>
       </span>
       {wait && <span className="jp-dlenv-Item-message">{wait}</span>}
       {outcome && (

@@ -48,8 +48,17 @@ export interface IJob {
   readonly created_at: number;
   readonly started_at: number | null;
   readonly finished_at: number | null;
+  /** The line of the log that says why it failed, and what helps; absent or empty where nothing does. */
+  readonly evidence?: string;
+  readonly remedy?: string;
   readonly log_path: string;
   readonly log_bytes: number;
+  /** Which attempt this is, and how many there can be; absent where there is one only. */
+  readonly attempt?: number;
+  readonly attempts?: number;
+  /** Containers or hosts, and processes of each. */
+  readonly nodes?: number;
+  readonly nproc?: number;
 }
 
 /** An environment, which is a kernelspec of the same name. */

@@ -59,7 +59,7 @@ class Bench:
         )
         if not self.in_container:
             return spec
-        mounts = (Mount(str(run), RUN_DIR), Mount(shim.__file__, SHIM, read_only=True))
+        mounts = (Mount(str(run), RUN_DIR), Mount(shim.FOLDER, SHIM, read_only=True))
         image = docker_images.image_id(docker_images.base_image())
         return replace(spec, image=image, image_ref="base", mounts=mounts, identity=who, network="none")
 
@@ -194,7 +194,8 @@ async def test_a_second_attempt_is_told_instead_of_the_first(bench: Bench) -> No
     assert (await bench.ended(job)).exit_code == 1
     again = bench.spec("pass", attempt=2, job_id=job)
     await bench.engine.submit(bench.engine.plan(again))
-    assert (await bench.ended(job)).exit_code == 0
+    ended = await bench.ended(job)
+    assert (ended.exit_code, ended.attempt) == (0, 2)
 
 
 async def test_an_unknown_id_is_never_guessed(bench: Bench) -> None:
@@ -227,7 +228,8 @@ async def test_a_plan_asks_nothing_and_says_the_command(bench: Bench) -> None:
 async def test_what_an_engine_lacks_is_an_error(bench: Bench) -> None:
     spec = replace(bench.spec("pass"), resources=Resources(memory_bytes=1 << 30))
     if bench.engine.capabilities.limits:
-        assert bench.engine.plan(spec).request["HostConfig"]["Memory"] == 1 << 30
+        (body,) = bench.engine.plan(spec).requests
+        assert body["HostConfig"]["Memory"] == 1 << 30
     else:
         with pytest.raises(Unsupported, match="--memory"):
             bench.engine.plan(spec)

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import copy
+import shlex
 from typing import Any
 
 import pytest
 
-from jupyter_dlenv.engines.docker.request import assert_safe, command_line, create_body, require_source, shm_bytes
+from jupyter_dlenv.engines.docker.failures import without_pinning
+from jupyter_dlenv.engines.docker.names import id_in, network_name
+from jupyter_dlenv.engines.docker.request import (
+    assert_safe,
+    command_line,
+    create_body,
+    network_request,
+    require_source,
+    shm_bytes,
+)
 from jupyter_dlenv.errors import Denied
 from jupyter_dlenv.resources import GpuAccess, GpuGrant, GpuRequest, Mount, Resources
-from jupyter_dlenv.spec import Identity, JobSpec, Role, labels_of
+from jupyter_dlenv.spec import End, Identity, JobSpec, Role, labels_of
 
 ID = "5ab4c0de-0000-4000-8000-000000000000"
 IMAGE = "sha256:" + "a" * 64
@@ -49,7 +59,7 @@ def test_a_training_container_as_a_whole() -> None:
         "Image": IMAGE,
         "Hostname": "dlenv-5ab4c0de",
         "User": "1000:1000",
-        "Entrypoint": ["/usr/bin/python3", "-I", "-S", "/dlenv/shim.py", "/dlenv/run"],
+        "Entrypoint": ["/usr/bin/python3", "-I", "-S", "/dlenv/shim", "/dlenv/run", "0"],
         "Cmd": [],
         "WorkingDir": "/nb/实验 1:a",
         "Env": ["HOME=/dlenv/home", "NVIDIA_VISIBLE_DEVICES=void"],
@@ -217,6 +227,139 @@ def test_the_gate_refuses_to_show_more(items: list[str]) -> None:
 def test_without_network_the_own_name_resolves() -> None:
     body = create_body(spec(network="none"))
     assert body["HostConfig"]["ExtraHosts"] == ["dlenv-5ab4c0de:127.0.0.1"]
+
+
+GANG = {"replicas": 2, "mounts": (), "mask_dirs": (), "mask_files": (), "resources": Resources()}
+NETWORK = f"dlenv-{ID}-1"
+
+
+def test_each_replica_has_its_name_its_share_and_the_digest_of_the_whole() -> None:
+    shares = (GpuGrant(("GPU-1",), devices=("GPU-1",)), GpuGrant(("GPU-2",), devices=("GPU-2",)))
+    whole = spec(**GANG, gpus=GpuGrant(("GPU-1", "GPU-2"), devices=("GPU-1", "GPU-2"), shares=shares), ends=End.LEADER)
+    bodies = [create_body(whole, index) for index in range(2)]
+    assert [body["Hostname"] for body in bodies] == ["node-0", "node-1"]
+    assert [body["Entrypoint"][-2:] for body in bodies] == [["/dlenv/run", "0"], ["/dlenv/run", "1"]]
+    assert [body["HostConfig"]["DeviceRequests"][0]["DeviceIDs"] for body in bodies] == [["GPU-1"], ["GPU-2"]]
+    assert [body["Env"][-1] for body in bodies] == ["NVIDIA_VISIBLE_DEVICES=GPU-1", "NVIDIA_VISIBLE_DEVICES=GPU-2"]
+    for index, body in enumerate(bodies):
+        labels = {key.removeprefix("io.jupyter-dlenv."): value for key, value in body["Labels"].items()}
+        assert labels["spec"] == whole.digest()
+        assert (labels["lease"], labels["nodes"], labels["node"]) == (f"GPU-{index + 1}", "2", str(index))
+        assert labels["ends"] == "leader"
+
+
+def test_replicas_meet_in_a_network_of_their_own() -> None:
+    body = create_body(spec(**GANG, node_rank=4), 1)
+    assert body["HostConfig"]["NetworkMode"] == NETWORK
+    assert body["NetworkingConfig"] == {"EndpointsConfig": {NETWORK: {"Aliases": ["node-5"]}}}
+    assert "Dns" not in body["HostConfig"]
+    request = network_request(spec(**GANG))
+    assert (request["name"], request["internal"], request["options"]) == (NETWORK, False, {})
+    assert request["labels"]["io.jupyter-dlenv.spec"] == spec(**GANG).digest()
+    assert "io.jupyter-dlenv.lease" not in request["labels"]
+
+
+def test_without_network_replicas_meet_where_no_way_leads_out() -> None:
+    closed = spec(**GANG, network="none")
+    request = network_request(closed)
+    assert (request["internal"], request["options"]) == (True, {"com.docker.network.bridge.inhibit_ipv4": "true"})
+    host = create_body(closed)["HostConfig"]
+    assert (host["NetworkMode"], host["Dns"]) == (NETWORK, ["127.0.0.1"])
+    assert host["DnsOptions"] == ["timeout:2", "attempts:1"]
+    assert "ExtraHosts" not in host
+
+
+def test_on_the_host_s_network_replicas_need_none_of_their_own() -> None:
+    body = create_body(spec(**GANG, network="host"), 1)
+    assert body["HostConfig"]["NetworkMode"] == "host"
+    assert "NetworkingConfig" not in body
+    assert body["Hostname"] == ""
+    assert network_name(spec(**GANG, network="host")) == ""
+
+
+@pytest.mark.parametrize("network", ["bridge", "none", "host"])
+def test_the_gate_lets_replicas_pass(network: str) -> None:
+    assert_safe(create_body(spec(**GANG, network=network), 1))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"HostConfig": {"NetworkMode": "dlenv-5ab4c0de-0000-4000-8000-000000000001-1"}},
+        {"HostConfig": {"NetworkMode": f"dlenv-{ID}-2"}},
+        {"HostConfig": {"NetworkMode": "somebody"}},
+        {"HostConfig": {"NetworkMode": "bridge"}},
+        {"NetworkingConfig": {}},
+        {"NetworkingConfig": {"EndpointsConfig": {NETWORK: {"Aliases": ["node-1"]}}}},
+        {"NetworkingConfig": {"EndpointsConfig": {NETWORK: {"Aliases": ["node-0"], "IPAddress": "10.0.0.1"}}}},
+        {"NetworkingConfig": {"EndpointsConfig": {NETWORK: {"Aliases": ["node-0"]}, "other": {}}}},
+    ],
+)
+def test_the_gate_refuses_networks_of_others(change: dict[str, Any]) -> None:
+    body = copy.deepcopy(create_body(spec(**GANG)))
+    body["HostConfig"].update(change.pop("HostConfig", {}))
+    with pytest.raises(Denied, match="network"):
+        assert_safe({**body, **change})
+
+
+def test_the_command_for_people_makes_the_network_and_every_replica() -> None:
+    lines = command_line(spec(**GANG, network="none")).split("\n")
+    create = f"docker network create --internal --opt com.docker.network.bridge.inhibit_ipv4=true {NETWORK}"
+    assert lines[0] == create
+    assert [shlex.split(line)[:9] for line in lines[1:]] == [
+        ["docker", "run", "-d", "--name", f"{NETWORK}-{n}", "--hostname", f"node-{n}", "--network-alias", f"node-{n}"]
+        for n in range(2)
+    ]
+    assert all(f" --network {NETWORK} " in line and " --dns 127.0.0.1 " in line for line in lines[1:])
+    assert not any(" -d " in line for line in [command_line(spec())])
+    on_host = command_line(spec(**GANG, network="host")).split("\n")
+    assert len(on_host) == 2
+    assert all("--network host" in line and "--hostname" not in line for line in on_host)
+
+
+RDMA = ("/dev/infiniband/uverbs0", "/dev/infiniband/rdma_cm")
+
+
+def test_rdma_needs_its_devices_and_locked_memory_and_nothing_else() -> None:
+    body, plain = create_body(spec(rdma=RDMA)), create_body(spec())
+    assert body["HostConfig"].pop("Devices") == [
+        {"PathOnHost": path, "PathInContainer": path, "CgroupPermissions": "rw"} for path in RDMA
+    ]
+    assert body["HostConfig"].pop("Ulimits")[-1] == {"Name": "memlock", "Soft": -1, "Hard": -1}
+    plain["HostConfig"].pop("Ulimits")
+    assert body["HostConfig"] == plain["HostConfig"]
+    words = command_line(spec(rdma=RDMA))
+    assert "--device /dev/infiniband/uverbs0:/dev/infiniband/uverbs0:rw" in words
+    assert "--ulimit memlock=-1" in words
+
+
+def test_rdma_and_gpus_go_together() -> None:
+    body = create_body(spec(rdma=RDMA, gpus=GPUS[GpuAccess.DEVICES]))
+    assert_safe(body)
+    paths = [node["PathOnHost"] for node in body["HostConfig"]["Devices"]]
+    assert paths == [*GPUS[GpuAccess.DEVICES].nodes, *RDMA]
+
+
+def test_the_gate_lets_each_rdma_device_pass() -> None:
+    names = ("uverbs0", "uverbs12", "rdma_cm", "umad0", "issm3")
+    assert_safe(create_body(spec(rdma=tuple(f"/dev/infiniband/{name}" for name in names))))
+
+
+@pytest.mark.parametrize("name", ["", "uverbs", "uverbs0/../../sda", "ucm0", "../sda", "uverbs0\n"])
+def test_the_gate_refuses_what_only_looks_like_rdma(name: str) -> None:
+    with pytest.raises(Denied, match="devices"):
+        assert_safe(create_body(spec(rdma=(f"/dev/infiniband/{name}",))))
+
+
+def test_rdma_is_not_started_without_the_memory_that_it_locks() -> None:
+    message = "error setting rlimits for ready process: error setting rlimit type 8: operation not permitted"
+    assert without_pinning(create_body(spec(rdma=RDMA)), message) is None
+    assert without_pinning(create_body(spec(gpus=GPUS[GpuAccess.DEVICES])), message) is not None
+
+
+def test_names_tell_whose_a_container_is() -> None:
+    assert [id_in(name) for name in (f"/dlenv-{ID}-1", f"dlenv-{ID}-12-3")] == [ID, ID]
+    assert [id_in(name) for name in (f"dlenv-{ID}", f"dlenv-{ID}-1-2-3", f"x-dlenv-{ID}-1", "dlenv-1-1")] == [""] * 4
 
 
 def test_a_kernel_runs_without_the_shim() -> None:

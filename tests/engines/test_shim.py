@@ -21,6 +21,7 @@ import pytest
 
 from jupyter_dlenv.engines import shim
 from jupyter_dlenv.engines.folder import RunFolder, ShimResult
+from jupyter_dlenv.engines.shim import lines, terminal
 from jupyter_dlenv.errors import InvalidRequest
 from jupyter_dlenv.spec import RankLogs
 
@@ -69,7 +70,7 @@ class Run:
         """Start the shim around a Python program, or another command."""
         launch = {"cwd": "/", "env": {"PYTHONUNBUFFERED": "1"}, "grace_s": (0.5, 0.5), **launch}
         self.folder.write_launch(argv or [sys.executable, "-c", code], **launch)
-        command = [*self.prefix, *self.python, shim.__file__, str(self.folder.path)]
+        command = [*self.prefix, *self.python, shim.FOLDER, str(self.folder.path)]
         self.shim = subprocess.Popen(command, env=self.env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         return self.shim
 
@@ -147,20 +148,20 @@ def alive(pid: int) -> bool:
     ],
 )
 def test_collapse_shows_what_a_terminal_shows(line: str, shown: str) -> None:
-    assert shim.collapse(line.encode()).decode() == shown
+    assert terminal.collapse(line.encode()).decode() == shown
 
 
 def test_collapse_keeps_bytes_that_are_no_utf8() -> None:
-    assert shim.collapse(b"\xff\xfe\x00abc\r\xfd") == b"\xfd\xfe\x00abc"
+    assert terminal.collapse(b"\xff\xfe\x00abc\r\xfd") == b"\xfd\xfe\x00abc"
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_lines_do_not_depend_on_how_the_bytes_arrive(seed: int) -> None:
     pick = random.Random(seed)
     text = "".join(pick.choices(["a", "bc", "\r", "\r\n", "\n", "é", "进", "\x1b[K", " ", "\0"], k=300)).encode()
-    whole = shim.Lines(b"[3] ")
+    whole = lines.Lines(b"[3] ")
     expected = whole.feed(text) + whole.finish()
-    pieces = shim.Lines(b"[3] ")
+    pieces = lines.Lines(b"[3] ")
     got, rest = b"", text
     while rest:
         size = pick.randint(1, 9)
@@ -171,25 +172,25 @@ def test_lines_do_not_depend_on_how_the_bytes_arrive(seed: int) -> None:
 
 
 def test_an_endless_line_is_cut_and_the_next_one_is_whole() -> None:
-    lines = shim.Lines()
-    got = b"".join(lines.feed(b"x" * shim.CHUNK) for _ in range(9)) + lines.feed(b"xyz\nnext\n")
+    cut = lines.Lines()
+    got = b"".join(cut.feed(b"x" * (1 << 20)) for _ in range(9)) + cut.feed(b"xyz\nnext\n")
     first, second = got.split(b"\n", 1)
-    assert first == b"x" * shim.MAX_LINE + b" [dlenv] line cut at 4 MiB"
+    assert first == b"x" * lines.MAX_LINE + b" [dlenv] line cut at 4 MiB"
     assert second == b"next\n"
 
 
 def test_a_long_line_in_two_pieces_is_cut() -> None:
-    lines = shim.Lines()
-    got = lines.feed(b"x" * shim.MAX_LINE) + lines.feed(b"xx\nnext\n")
-    assert got == b"x" * shim.MAX_LINE + b" [dlenv] line cut at 4 MiB\nnext\n"
+    cut = lines.Lines()
+    got = cut.feed(b"x" * lines.MAX_LINE) + cut.feed(b"xx\nnext\n")
+    assert got == b"x" * lines.MAX_LINE + b" [dlenv] line cut at 4 MiB\nnext\n"
 
 
 def test_an_endless_progress_bar_takes_no_memory() -> None:
-    lines = shim.Lines()
+    bar = lines.Lines()
     for step in range(20000):
-        lines.feed(b"\r%d/20000 " % step + b"#" * 1000)
-    assert lines.open_text() == "19999/20000 " + "#" * 1000
-    assert len(lines.finish()) == 1013
+        bar.feed(b"\r%d/20000 " % step + b"#" * 1000)
+    assert bar.open_text() == "19999/20000 " + "#" * 1000
+    assert len(bar.finish()) == 1013
 
 
 # The log --------------------------------------------------------------------------------------------------------------
@@ -384,7 +385,7 @@ def test_secrets_that_cannot_be_read_stop_the_start(run: Run) -> None:
 
 
 def test_a_folder_without_a_launch(tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, shim.__file__, str(tmp_path)], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, shim.FOLDER, str(tmp_path)], capture_output=True, text=True, check=False)
     assert done.returncode == 125
     assert done.stderr.startswith("dlenv: nothing to run: ")
 
@@ -610,7 +611,7 @@ def test_a_read_only_folder_leaves_the_command_alone(small_disk: Path) -> None:
     run.folder.create()
     run.folder.write_launch([sys.executable, "-c", "print('still runs'); raise SystemExit(3)"], "/")
     subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
-    done = subprocess.run([sys.executable, shim.__file__, run.folder.path], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, shim.FOLDER, run.folder.path], capture_output=True, text=True, check=False)
     assert done.returncode == 3
     assert done.stdout == "still runs\n"
     assert "the end of the log is lost: Read-only file system" in done.stderr
@@ -621,7 +622,8 @@ def test_a_read_only_folder_leaves_the_command_alone(small_disk: Path) -> None:
 
 
 def test_the_syntax_is_that_of_python_3_6() -> None:
-    ast.parse(Path(shim.__file__).read_text(encoding="utf-8"), feature_version=(3, 6))
+    for path in Path(shim.FOLDER).glob("*.py"):
+        ast.parse(path.read_text(encoding="utf-8"), path.name, feature_version=(3, 6))
 
 
 @pytest.mark.parametrize("python", other_pythons(), ids=lambda path: re.findall(r"3\.\d+", path)[-1])
@@ -639,3 +641,18 @@ def test_other_pythons_run_it(run: Run, python: str, tmp_path: Path) -> None:
     result = json.loads((run.folder.path / "result.json").read_text())
     names = {"exit_code", "signal", "cause", "started_at", "finished_at", "log_bytes", "log_error", "oom_kills"}
     assert set(result) == names
+
+
+@pytest.mark.parametrize("python", other_pythons(), ids=lambda path: re.findall(r"3\.\d+", path)[-1])
+def test_other_pythons_run_processes_and_replicas(run: Run, python: str) -> None:
+    run.folder.create(replicas=2)
+    peers, env = ["localhost"], {"HERE": "{own-ip}"}
+    for index in range(2):
+        shared: dict[str, Any] = {"replicas": 2, "first_rank": 2 * index, "node_rank": index, "peers": peers}
+        words = [{"argv": ["sh", "-c", f"echo {rank} $HERE | cut -d. -f1-2"], "env": env} for rank in "ab"]
+        run.folder.node(index).write_launch([], "/", {}, processes=words, **shared)
+    command = [python, "-I", "-S", shim.FOLDER, str(run.folder.path)]
+    both = [subprocess.Popen([*command, str(index)], stderr=subprocess.STDOUT) for index in range(2)]
+    assert [process.wait(PATIENCE_S) for process in both] == [0, 0]
+    found = sorted(re.sub(r" \d+\.\d+$", " ADDRESS", line) for line in run.log.decode().splitlines())
+    assert found == ["[1] b ADDRESS", "[2] a ADDRESS", "[3] b ADDRESS", "a ADDRESS"]

@@ -18,7 +18,7 @@ import pytest
 from jupyter_dlenv.engines import shim
 from jupyter_dlenv.engines.folder import RunFolder, ShimResult
 from jupyter_dlenv.jobs.diagnosis import failing_rank, last_traceback
-from jupyter_dlenv.launchers import command
+from jupyter_dlenv.launchers import Launch, Program, command
 
 PATIENCE_S = 120
 PYTHON = os.environ.get("DLENV_TEST_TORCH_PYTHON", sys.executable)
@@ -44,11 +44,14 @@ class Training:
         self.folder.create()
         self.shim: subprocess.Popen[bytes] | None = None
 
+    def launch(self, nproc: int) -> Launch:
+        return command("torchrun", Program(PYTHON, (str(self.script),), nproc, str(self.folder.path), {}))
+
     def start(self, code: str, nproc: int) -> subprocess.Popen[bytes]:
         self.script.write_text(code)
-        launch = command("torchrun", python=PYTHON, script=str(self.script), nproc=nproc, run_dir=str(self.folder.path))
+        launch = self.launch(nproc)
         self.folder.write_launch(launch.argv, "/", launch.env, rank_logs=launch.rank_logs, grace_s=(20, 5))
-        self.shim = subprocess.Popen([PYTHON, "-I", "-S", shim.__file__, str(self.folder.path)])
+        self.shim = subprocess.Popen([PYTHON, "-I", "-S", shim.FOLDER, str(self.folder.path)])
         return self.shim
 
     def run(self, code: str, nproc: int) -> ShimResult:
@@ -205,8 +208,8 @@ def test_no_network_is_needed_once_the_hostname_resolves(training: Training, tmp
         pytest.skip("needs namespaces and the ip program")
     training.script.write_text(ALL_REDUCE)
     folder = training.folder
-    launch = command("torchrun", python=PYTHON, script=str(training.script), nproc=2, run_dir=str(folder.path))
+    launch = training.launch(nproc=2)
     folder.write_launch(launch.argv, "/", launch.env, rank_logs=launch.rank_logs, timeout_s=100)
-    inside = f'{setup} && exec {PYTHON} -I -S {shim.__file__} "{folder.path}"'
+    inside = f'{setup} && exec {PYTHON} -I -S {shim.FOLDER} "{folder.path}"'
     subprocess.run([*probe[:-1], inside], check=True, timeout=PATIENCE_S)
     assert sorted(training.lines) == ["[1] rank 1 of 2 has 3.0", "rank 0 of 2 has 3.0"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from jupyter_dlenv.notebook.client import Frame
-from jupyter_dlenv.notebook.follow import MIME, Display, Lines, LogTail, clean, state_line, summary
+from jupyter_dlenv.notebook.follow import MIME, Display, Lines, state_line, summary
 from jupyter_dlenv.notebook.links import dangling_link
 
 JOB: dict[str, Any] = {
@@ -28,22 +28,6 @@ def frame(data: bytes = b"", bars: dict[str, str] | None = None, job: dict[str, 
     return Frame(data, "c", bars or {}, "RUNNING" if job is None else job["state"], job)
 
 
-def test_lines_are_shown_as_a_terminal_leaves_them() -> None:
-    assert clean("10%\r50%\r100%") == "100%"
-    assert clean("50%\r") == "50%"
-    assert clean("\x1b[31mred\x1b[0m \x00\x07ok\x1b]0;title\x07") == "red ok"
-    assert len(clean("x" * 10_000)) == 2000
-
-
-def test_the_tail_keeps_the_last_lines_and_the_bars() -> None:
-    tail = LogTail(3)
-    tail.add(frame(b"1\n2\n3\n4\n", {"0": "bar", "1": "other"}))
-    assert tail.text() == "2\n3\n4\nbar\n[1] other"
-    assert tail.count == 4
-    tail.add(frame(b"\xff\n"))
-    assert tail.text() == "3\n4\n\ufffd"
-
-
 def test_the_state_line_says_where_the_job_ran() -> None:
     assert state_line(JOB, "FAILED", 999) == (
         "train.py · FAILED · exit code 1 · 2.5 s · plain processes, no container · 5ab4c0de-0000-4000-8000-000000000000"
@@ -51,11 +35,27 @@ def test_the_state_line_says_where_the_job_ran() -> None:
     assert "exit code" not in state_line({**JOB, "exit_code": None}, "RUNNING", 999)
 
 
+def test_the_state_line_counts_attempts_where_there_can_be_several() -> None:
+    running = {**JOB, "state": "RUNNING", "exit_code": None, "attempt": 2, "attempts": 3}
+    assert state_line(running, "RUNNING", 999).startswith("train.py · RUNNING · attempt 2 of 3 · ")
+    assert "attempt" not in state_line({**JOB, "attempt": 1, "attempts": 1}, "FAILED", 999)
+
+
 def test_the_summary_begins_with_the_exit_code() -> None:
     assert summary(JOB) == (
         "Job train.py FAILED: Ended with exit code 1. Rank 3 failed first.\n"
         "Traceback (most recent call last):\nValueError: x\nFull log: /jobs/log"
     )
+
+
+def test_the_summary_says_what_helps_and_which_line_tells_it() -> None:
+    more = {"failed_node": 1, "nodes": 2, "remedy": "Free some memory.", "evidence": "CUDA out of memory."}
+    assert summary({**JOB, **more}).splitlines()[:3] == [
+        "Job train.py FAILED: Ended with exit code 1. Rank 3 on node 1 failed first.",
+        "Free some memory.",
+        "CUDA out of memory.",
+    ]
+    assert "ValueError: x\nTraceback" not in summary({**JOB, "evidence": "ValueError: x"})
 
 
 def test_one_display_is_replaced_and_never_floods() -> None:
@@ -75,6 +75,31 @@ def test_one_display_is_replaced_and_never_floods() -> None:
     assert last["text/plain"].splitlines()[1].startswith("Job train.py FAILED")
     assert last["text/plain"].splitlines()[-1] == "999"
     assert "… 800 earlier lines: /jobs/log" in last["text/plain"]
+
+
+def test_a_newer_attempt_is_shown_as_soon_as_a_frame_says_so() -> None:
+    sent: list[str] = []
+    display = Display(
+        {**JOB, "state": "RUNNING", "exit_code": None, "attempt": 1, "attempts": 2},
+        lambda data, transient, update: sent.append(data["text/plain"]),
+    )
+    display.add(Frame(b"", "c", {}, "RUNNING", None, attempt=2))
+    assert "attempt 2 of 2" in sent[-1]
+
+
+def test_metrics_are_asked_for_once_at_the_end() -> None:
+    asked: list[int] = []
+    sent: list[str] = []
+
+    def metrics() -> dict[str, Any]:
+        asked.append(len(sent))
+        return {"columns": ["step", "loss"], "rows": [[0, 1.0], [1, 0.5]], "total": 2}
+
+    display = Display(JOB, lambda data, transient, update: sent.append(data["text/html"]), metrics)
+    display.add(frame(b"one\n"))
+    display.add(frame(job=JOB))
+    assert asked == [1]
+    assert ["<svg" in page for page in sent] == [False, True]
 
 
 def test_a_terminal_s_last_line_shows_the_bars() -> None:

@@ -33,6 +33,7 @@ TABLE = [
     ("DELETE", f"/jobs/{ID}", 404),
     ("POST", f"/jobs/{ID}/cancel", 404),
     ("GET", f"/jobs/{ID}/log", 404),
+    ("GET", f"/jobs/{ID}/metrics", 404),
     ("POST", f"/jobs/{ID}/terminal", 404),
     ("GET", "/environments", 200),
     ("GET", "/environments/none", 404),
@@ -43,6 +44,7 @@ TABLE = [
     ("POST", f"/kernels/{ID}/terminal", 404),
     ("GET", "/images", 200),
     ("POST", "/builds", 400),
+    ("POST", "/open", 400),
     ("GET", "/gpus", 200),
     ("GET", "/gpus/events?hz=11", 400),  # a good one does not end
 ]

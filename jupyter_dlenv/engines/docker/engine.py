@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import ClassVar, TypeVar
 
@@ -18,29 +19,24 @@ from docker.errors import APIError, DockerException
 from docker.errors import NotFound as ApiNotFound
 from docker.utils import kwargs_from_env
 
-from ...errors import DLEnvError, EngineUnavailable, ImageNotFound, JobNotFound, PullFailed
+from ...errors import DLEnvError, EngineError, EngineUnavailable, ImageNotFound, JobNotFound, PullFailed
 from ...i18n import _
 from ...resources import Mount
-from ...spec import Job, JobSpec, JobState, JobStatus
+from ...spec import Job, JobSpec, JobState, JobStatus, Role
 from .. import folder
 from ..base import Capabilities, Engine, LogChunk, Plan, PullProgress
 from ..folder import RunFolder
-from .containers import containers, inspect_all, inspect_status, remove_container, run_short
+from .containers import containers, inspect_job, inspect_status, jobs, remove_container, run_short
 from .daemon import DaemonInfo, daemon_info
 from .events import EventStream
-from .failures import CANNOT_START, api_failure, gpus_taken, image_missing, name_taken, unreachable, without_pinning
+from .failures import CANNOT_START, api_failure, gpus_taken, image_missing, unreachable, without_pinning
+from .gang import attempt_of, newest_attempts
+from .names import name_of
+from .networks import remove_networks
 from .pulls import PullTracker, split_reference
-from .request import LABEL_PREFIX, assert_safe, command_line, container_name, create_body, name_of, short_body
-from .state import (
-    LIVE,
-    ImageInfo,
-    image_info,
-    is_ours,
-    job_of,
-    listed_job,
-    newest_attempts,
-    rival_of,
-)
+from .request import LABEL_PREFIX, assert_safe, command_line, create_body, short_body
+from .state import LIVE, ImageInfo, image_info, is_live, is_ours, listed_job, rival_of
+from .submission import discard, make
 
 T = TypeVar("T")
 
@@ -107,63 +103,40 @@ class DockerEngine(Engine):
     # The contract -----------------------------------------------------------------------------------------------
 
     def plan(self, spec: JobSpec) -> Plan:
-        body = create_body(spec)
-        assert_safe(body)
-        return Plan(spec, body, command_line(spec))
+        bodies = tuple(create_body(spec, index) for index in range(spec.replicas))
+        for body in bodies:
+            assert_safe(body)
+        return Plan(spec, bodies, command_line(spec))
 
     async def submit(self, plan: Plan) -> Job:
         return await asyncio.to_thread(self._submit, plan)
 
     def _submit(self, plan: Plan) -> Job:
-        container = self.call(lambda client: self._create(client, plan))
+        made = self.call(lambda client: make(client, plan))
         try:
-            self.refuse_rival(container, plan.spec)
-            self.call(lambda client: client.start(container))
-        except CANNOT_START as error:
-            self.call(lambda client: client.remove_container(container, v=True, force=True))
-            if (weaker := without_pinning(plan.request, error.message)) is None:
+            if made.waiting:
+                self.refuse_rivals(made.waiting, plan.spec)
+            for container in made.waiting:  # the first replica first: the others look for its name
+                self.call(partial(APIClient.start, container=container))
+        except DLEnvError as error:
+            self.call(lambda client: discard(client, plan.spec))
+            weaker = tuple(without_pinning(body, error.message) or body for body in plan.requests)
+            if not isinstance(error, CANNOT_START) or weaker == plan.requests:
                 raise
-            return self._submit(replace(plan, request=weaker))
-        return self.call(lambda client: job_of(client.inspect_container(container)))
+            return self._submit(replace(plan, requests=weaker))
+        return self.call(lambda client: inspect_job(client, made.ids))
 
-    def refuse_rival(self, container: str, spec: JobSpec) -> None:
+    def refuse_rivals(self, containers: Iterable[str], spec: JobSpec) -> None:
         """Look once more between create and start: whoever keeps another ledger shows here, if nowhere else."""
-        if spec.gpus.uuids and (rival := rival_of(container, self.leases(), time.time())):
-            raise gpus_taken(rival.name)
-
-    def _create(self, client: APIClient, plan: Plan) -> str:
-        name = container_name(plan.spec)
-        body = dict(plan.request)
-        assert_safe(body)
-        try:
-            return str(client.create_container_from_config(body, name)["Id"])
-        except ApiNotFound as error:
-            raise image_missing(plan.spec.image_ref or str(plan.spec.image)) from error
-        except APIError as error:
-            if error.status_code != 409:
-                raise
-            return self._adopt(client, name, plan)
-
-    def _adopt(self, client: APIClient, name: str, plan: Plan) -> str:
-        found = client.inspect_container(name)
-        if found["Config"]["Labels"].get(LABEL_PREFIX + "spec") == plan.spec.digest():
-            return str(found["Id"])
-        if found["State"]["Status"] != "created":
-            raise name_taken(name)
-        remove_container(client, found["Id"])  # its starter was killed before the start
-        return self._create(client, plan)
+        listed, now = self.leases() if spec.gpus.uuids else (), time.time()
+        for container in containers:
+            if rival := rival_of(container, listed, now):
+                raise gpus_taken(rival.name)
 
     async def poll(self, ids: Iterable[str]) -> dict[str, JobStatus]:
         wanted = list(ids)
-        found = await self._ask(lambda client: newest_attempts(inspect_all(client, {}, wanted))) if wanted else []
+        found = await self._ask(lambda client: jobs(client, {}, wanted)) if wanted else []
         return {job.id: job.status for job in found}
-
-    async def _jobs(self, **labels: str) -> list[Job]:
-        return await self._ask(lambda client: newest_attempts(inspect_all(client, labels)))
-
-    async def _attempts(self, job_id: str) -> list[Job]:
-        """Return the newest attempt of a job, nothing where Docker does not know it."""
-        return await self._ask(lambda client: newest_attempts(inspect_all(client, {}, [job_id])))
 
     async def job(self, job_id: str) -> Job:
         """Return the newest attempt of a job.
@@ -171,7 +144,7 @@ class DockerEngine(Engine):
         Raises:
             JobNotFound: Docker does not know it.
         """
-        for job in await self._attempts(job_id):
+        for job in await self._ask(lambda client: jobs(client, {}, [job_id], closely=True)):
             return job
         raise JobNotFound(_("Docker knows no job {id}.").format(id=job_id), hint="jupyter dlenv jobs")
 
@@ -179,23 +152,32 @@ class DockerEngine(Engine):
         job = await self.job(job_id)
 
         async def ended() -> bool:
-            return not follow or (await self.wait(job.native_id, 0)) is not None
+            status = (await self.poll([job_id])).get(job_id) if follow else None
+            return status is None or status.state.ended or status.attempt != job.status.attempt
 
         async for chunk in folder.follow(RunFolder(Path(job.labels["run-dir"])), cursor, ended):
             yield chunk
 
+    async def _replicas(self, job_id: str) -> list[Job]:
+        """Return the containers of a job's newest attempt that have not ended, each as a job."""
+        found = await self._ask(lambda client: newest_attempts(containers(client, {}, [job_id])))
+        return [listed_job(item) for items in found for item in items if is_live(item)]
+
     async def signal(self, job_id: str, signum: int) -> None:
-        job = await self.job(job_id)
-        if job.status.state.ended or not await self.kill(job.native_id, signum):
+        replicas = await self._replicas(job_id)
+        if not replicas:
+            await self.job(job_id)
+        if not any(await asyncio.gather(*(self.kill(job.native_id, signum) for job in replicas))):
             raise JobNotFound(_("Job {id} has ended.").format(id=job_id))
 
     async def cancel(self, job_id: str, *, grace_s: float = 10) -> None:
-        for job in await self._attempts(job_id):
-            await self._stop(job, grace_s)
+        replicas = await self._replicas(job_id)
+        if grace_s > 0 and len(replicas) > 1 and replicas[0].role is Role.TRAINER:
+            with contextlib.suppress(EngineError):  # the signals say the same
+                await asyncio.to_thread(RunFolder(Path(replicas[0].labels["run-dir"])).request_stop)
+        await asyncio.gather(*(self._stop(job, grace_s) for job in replicas))
 
     async def _stop(self, job: Job, grace_s: float) -> None:
-        if job.status.state.ended:
-            return
         if job.status.state is JobState.STARTING:  # created and never started: there is nothing to signal
             await self._ask(lambda client: remove_container(client, job.native_id))
             return
@@ -238,12 +220,15 @@ class DockerEngine(Engine):
             await asyncio.sleep(_POLL_S)
 
     async def list(self, owner: str | None = None) -> list[Job]:
-        return await self._jobs(**({"owner": owner} if owner is not None else {}))
+        labels = {"owner": owner} if owner is not None else {}
+        return await self._ask(lambda client: jobs(client, labels))
 
-    async def remove(self, job_id: str) -> None:
+    async def remove(self, job_id: str, attempt: int | None = None) -> None:
         def remove(client: APIClient) -> None:
             for found in containers(client, {}, [job_id]):
-                remove_container(client, found["Id"])
+                if attempt is None or attempt_of(found) <= attempt:
+                    remove_container(client, found["Id"])
+            remove_networks(client, job_id, attempt)
 
         await self._ask(remove)
 
@@ -332,6 +317,18 @@ class DockerEngine(Engine):
             return await self._ask(read)
         except DLEnvError:
             return None  # it has ended meanwhile
+
+    async def cpu_seconds(self, job_id: str) -> float | None:
+        """Return the CPU time that a job's running containers have used, None where Docker does not know it."""
+
+        def read(client: APIClient) -> float:
+            stats = [client.stats(item["Id"], stream=False, one_shot=True) for item in containers(client, {}, [job_id])]
+            return sum(float(each["cpu_stats"]["cpu_usage"]["total_usage"]) for each in stats) / 1e9
+
+        try:
+            return await self._ask(read)
+        except (DLEnvError, KeyError):
+            return None  # one has ended meanwhile
 
     async def execute(self, native_id: str, argv: Sequence[str]) -> tuple[int, bytes]:
         """Run a short command in a running container, as its user; return its exit code and output."""

@@ -11,6 +11,7 @@ from docker.errors import APIError
 
 from ...errors import Conflict, DLEnvError, EngineError, EngineUnavailable, ImageNotFound, NoGpu, StartFailed
 from ...i18n import _
+from .shares import share_failure
 
 CANNOT_START = (NoGpu, StartFailed)
 """What says that a container was created and cannot be started."""
@@ -24,11 +25,15 @@ CDI_REMEDY = (
     "sudo nvidia-ctk runtime configure --runtime=docker --cdi.enabled && sudo systemctl restart docker"
 )
 
+_PINNING_REMEDY = "sudo systemctl edit docker  # [Service] LimitMEMLOCK=infinity"
+
 _NO_DRIVER = re.compile(r'could not select device driver "(\w*)"')
 _NO_HOOK = re.compile(r'exec: "nvidia-container-runtime-hook": executable file not found')
 _NO_CDI_DEVICE = re.compile(r"CDI device injection failed|unresolvable CDI devices")
 _NO_NODE = re.compile(r'gathering device information while adding custom device "(/dev/nvidia[^"]*)"')
 _NO_PINNING = "error setting rlimit type 8"
+_RDMA_NODES = "/dev/infiniband/"
+_NO_ADDRESSES = re.compile(r"non-overlapping IPv4 address pool|predefined address pools have been fully subnetted")
 _HOOK_FAILED = re.compile(r"nvidia-container-cli: (.*?)(?:: unknown)?$", re.MULTILINE)
 
 
@@ -42,6 +47,12 @@ def image_missing(ref: str) -> ImageNotFound:
 def name_taken(name: str) -> Conflict:
     """Return the error for a container's name that is something else's."""
     return Conflict(_("A container named {name} runs something else.").format(name=name), hint=f"docker inspect {name}")
+
+
+def network_taken(name: str) -> Conflict:
+    """Return the error for a network's name that is something else's."""
+    message = _("A Docker network named {name} belongs to something else.")
+    return Conflict(message.format(name=name), hint=f"docker network inspect {name}")
 
 
 def gpus_taken(name: str) -> NoGpu:
@@ -74,8 +85,17 @@ def api_failure(error: APIError) -> DLEnvError:
     no_gpu = gpu_failure(text)
     if no_gpu is not None:
         return no_gpu
+    no_share = share_failure(text)
+    if no_share is not None:
+        return no_share
     if error.status_code == 409:
         return Conflict(text)
+    if _NO_ADDRESSES.search(text):
+        message = _("Docker has no addresses left for another network, which a job of several replicas needs.")
+        return EngineError(message, hint="docker network prune")
+    if _NO_PINNING in text:
+        message = _("Docker may not let a container lock as much memory as it wants: {text}")
+        return StartFailed(message.format(text=text), hint=_PINNING_REMEDY)
     if error.status_code == 400 or "OCI runtime" in text or "failed to create" in text:
         return StartFailed(_("Docker could not start the container: {text}").format(text=text))
     return EngineError(_("Docker answered: {text}").format(text=text), hint="jupyter dlenv doctor")
@@ -84,11 +104,14 @@ def api_failure(error: APIError) -> DLEnvError:
 def without_pinning(body: Mapping[str, Any], message: str) -> Mapping[str, Any] | None:
     """Return a create body that leaves pinned memory at the daemon's own limit, if that was what failed.
 
-    A daemon that is itself confined may not raise it. What it means then is slower transfers, not a missing GPU.
+    A daemon that is itself confined may not raise it. What it means then is slower transfers, not a missing GPU; RDMA
+    would not work at all.
     """
-    limits = body["HostConfig"].get("Ulimits") or []
+    host = body["HostConfig"]
+    limits = host.get("Ulimits") or []
     kept = [limit for limit in limits if limit["Name"] != "memlock"]
-    if _NO_PINNING not in message or len(kept) == len(limits):
+    needed = any(str(node["PathOnHost"]).startswith(_RDMA_NODES) for node in host.get("Devices") or [])
+    if _NO_PINNING not in message or len(kept) == len(limits) or needed:
         return None
     return {**body, "HostConfig": {**body["HostConfig"], "Ulimits": kept}}
 

@@ -9,11 +9,13 @@ from typing import Any
 
 from ...errors import Denied
 from ...i18n import _
-from ...resources import GpuAccess, Mount
+from ...resources import GpuAccess, GpuGrant, Mount, Share
 from ...spec import CONTAINER_ROOT, JobSpec, Role, labels_of
+from .names import container_name, host_name, id_in, name_of, network_name
+from .shares import is_share, nfs_body, nfs_words
 
 RUN_DIR = f"{CONTAINER_ROOT}/run"
-SHIM = f"{CONTAINER_ROOT}/shim.py"
+SHIM = f"{CONTAINER_ROOT}/shim"
 LABEL_PREFIX = "io.jupyter-dlenv."
 
 _GIB = 1 << 30
@@ -26,29 +28,31 @@ _NO_DEVICES = "void"  # CUDA images carry NVIDIA_VISIBLE_DEVICES=all; without a 
 
 _FORBIDDEN_SOURCES = ("/", "/boot", "/dev", "/etc", "/proc", "/run", "/sys", "/var/lib/docker", "/var/run")
 _FORBIDDEN_SOCKETS = ("docker.sock", "containerd.sock", "podman.sock", "crio.sock")
-_NAME = re.compile(r"dlenv-([0-9a-f-]{36})-\d+")
 _NETWORKS = ("none", "bridge", "host")
+_NETWORK_LABELS = ("id", "owner", "role", "attempt", "instance", "name", "spec", "schema")
+_NO_GATEWAY = "com.docker.network.bridge.inhibit_ipv4"  # without an address of its own the host cannot be reached
+# The container's own, where nobody answers; names of the network are answered before it is asked.
+_NO_NAMES = {"Dns": ["127.0.0.1"], "DnsOptions": ["timeout:2", "attempts:1"]}
 _GPU_NODE = re.compile(r"/dev/(nvidia\d+|nvidiactl|nvidia-uvm|nvidia-uvm-tools|nvidia-caps/nvidia-cap\d+)")
+_RDMA_NODE = re.compile(r"/dev/infiniband/(uverbs\d+|rdma_cm|umad\d+|issm\d+)")
 _GPU_ID = {
     "nvidia": re.compile(r"(GPU|MIG)-[0-9A-Za-z/-]+"),
     "cdi": re.compile(r"nvidia\.com/gpu=(?!all$)[0-9A-Za-z.:-]+"),
 }
 
 
-def container_name(spec: JobSpec) -> str:
-    """Return the deterministic name that makes a repeated create a conflict instead of a second container."""
-    return name_of(spec.id, spec.attempt)
-
-
-def name_of(job_id: str, attempt: int) -> str:
-    """Return the name of one attempt's container. Whose a container is, its name says: unlike a label it can change."""
-    return f"dlenv-{job_id}-{attempt}"
-
-
-def id_in(name: str) -> str:
-    """Return the job's id in a container's name, empty when the name is not one of ours."""
-    found = _NAME.fullmatch(name.lstrip("/"))
-    return found.group(1) if found else ""
+def network_request(spec: JobSpec) -> dict[str, Any]:
+    """Return what the private network is made of; without a way out when the job may have no network."""
+    labels = labels_of(spec, LABEL_PREFIX)
+    closed = spec.network == "none"
+    return {
+        "name": network_name(spec),
+        "driver": "bridge",
+        "check_duplicate": True,
+        "internal": closed,
+        "options": {_NO_GATEWAY: "true"} if closed else {},
+        "labels": {LABEL_PREFIX + key: labels[LABEL_PREFIX + key] for key in _NETWORK_LABELS},
+    }
 
 
 def shm_bytes(spec: JobSpec) -> int:
@@ -57,32 +61,53 @@ def shm_bytes(spec: JobSpec) -> int:
     return asked or (max(memory // 2, 64 << 20) if memory else _DEFAULT_SHM_BYTES)
 
 
-def replica_argv(spec: JobSpec) -> list[str]:
+def replica_argv(spec: JobSpec, index: int = 0) -> list[str]:
     """Return what the container runs: a training under the shim, anything else as it is."""
     if spec.role is Role.TRAINER:
-        return [spec.python, "-I", "-S", SHIM, RUN_DIR]
+        return [spec.python, "-I", "-S", SHIM, RUN_DIR, str(index)]
     return list(spec.argv)
 
 
-def create_body(spec: JobSpec) -> dict[str, Any]:
-    """Return the whole body of ``POST /containers/create`` for one replica."""
-    hostname = f"dlenv-{spec.id[:8]}"
+def create_body(spec: JobSpec, index: int = 0) -> dict[str, Any]:
+    """Return the whole body of ``POST /containers/create`` for one replica.
+
+    Args:
+        spec: The whole job's.
+        index: Which of its replicas here.
+    """
+    one, network, hostname = spec.of_replica(index), network_name(spec), host_name(spec, index)
     return {
-        "Image": spec.image,
-        "Hostname": "" if spec.network == "host" else hostname,
-        "User": _user(spec),
-        "Entrypoint": replica_argv(spec),
+        "Image": one.image,
+        "Hostname": "" if one.network == "host" else hostname,
+        "User": _user(one),
+        "Entrypoint": replica_argv(one, index),
         "Cmd": [],
-        "WorkingDir": spec.workdir,
-        "Env": _environment(spec),
-        "Labels": labels_of(spec, LABEL_PREFIX),
+        "WorkingDir": one.workdir,
+        "Env": _environment(one),
+        "Labels": labels_of(spec, LABEL_PREFIX, index),
         "Healthcheck": {"Test": ["NONE"]},
         "StopSignal": "SIGTERM",
         "Tty": False,
         "OpenStdin": False,
-        "HostConfig": _host_config(spec, hostname),
-        **_lifeline(spec),
+        "HostConfig": _host_config(one) | (_private(one, network) if network else _public(one, hostname)),
+        **({"NetworkingConfig": _known_as(hostname, network)} if network else {}),
+        **_lifeline(one),
     }
+
+
+def _known_as(hostname: str, network: str) -> dict[str, Any]:
+    """Return what makes a container's host name resolve for the others in its network."""
+    return {"EndpointsConfig": {network: {"Aliases": [hostname]}}}
+
+
+def _private(spec: JobSpec, network: str) -> dict[str, Any]:
+    return {"NetworkMode": network, **(_NO_NAMES if spec.network == "none" else {})}
+
+
+def _public(spec: JobSpec, hostname: str) -> dict[str, Any]:
+    # Without an address for its own name torchrun waits minutes for its rendezvous.
+    hosts = {"ExtraHosts": [f"{hostname}:127.0.0.1"]} if spec.network == "none" else {}
+    return {"NetworkMode": spec.network, **hosts}
 
 
 def short_body(image_id: str, argv: Sequence[str], user: str, mounts: Sequence[Mount]) -> dict[str, Any]:
@@ -107,25 +132,21 @@ def short_body(image_id: str, argv: Sequence[str], user: str, mounts: Sequence[M
     }
 
 
-def _host_config(spec: JobSpec, hostname: str) -> dict[str, Any]:
+def _host_config(spec: JobSpec) -> dict[str, Any]:
     config: dict[str, Any] = {
-        "Mounts": [_bind(mount) for mount in (*spec.mounts, *spec.gpus.libraries)] + _masks(spec),
+        "Mounts": [mount_body(mount) for mount in (*spec.mounts, *spec.gpus.libraries)] + _masks(spec),
         "CapDrop": ["ALL"],
         "SecurityOpt": ["no-new-privileges:true"],
         "Init": True,
         "IpcMode": "private",
         "ShmSize": shm_bytes(spec),
         "PidsLimit": _PIDS_LIMIT,
-        "NetworkMode": spec.network,
         "RestartPolicy": {"Name": "no"},
         "LogConfig": {"Type": "local", "Config": {"max-size": "20m", "max-file": "2"}},
         "GroupAdd": [str(gid) for gid in spec.identity.groups] if spec.identity else [],
         "OomScoreAdj": 500,
-        "Ulimits": [{"Name": "core", "Soft": 0, "Hard": 0}, *_gpu_ulimits(spec)],
+        "Ulimits": [{"Name": "core", "Soft": 0, "Hard": 0}, *_pinning(spec)],
     }
-    if spec.network == "none":
-        # Without an address for its own name torchrun waits minutes for its rendezvous.
-        config["ExtraHosts"] = [f"{hostname}:127.0.0.1"]
     if spec.role is Role.SHELL:
         config["AutoRemove"] = True  # by the daemon, because whoever started it may be killed
     return {**config, **_limits(spec), **_devices(spec)}
@@ -146,11 +167,14 @@ def _limits(spec: JobSpec) -> dict[str, Any]:
 
 
 def _devices(spec: JobSpec) -> dict[str, Any]:
-    gpus = spec.gpus
-    if not gpus.uuids:
+    gpus = spec.gpus if spec.gpus.uuids else GpuGrant()
+    nodes = [*(gpus.nodes if gpus.access is GpuAccess.DEVICES else ()), *spec.rdma]
+    return {**({"Devices": [_node(path) for path in nodes]} if nodes else {}), **_device_requests(gpus)}
+
+
+def _device_requests(gpus: GpuGrant) -> dict[str, Any]:
+    if not gpus.uuids or gpus.access is GpuAccess.DEVICES:
         return {}
-    if gpus.access is GpuAccess.DEVICES:
-        return {"Devices": [_node(path) for path in gpus.nodes]}
     if gpus.access is GpuAccess.CDI:
         return {"DeviceRequests": [{"Driver": "cdi", "DeviceIDs": list(gpus.devices)}]}
     ids = list(gpus.devices or gpus.uuids)
@@ -161,9 +185,9 @@ def _node(path: str) -> dict[str, str]:
     return {"PathOnHost": path, "PathInContainer": path, "CgroupPermissions": "rw"}
 
 
-def _gpu_ulimits(spec: JobSpec) -> list[dict[str, Any]]:
-    """Pinned memory for GPUs; not asked for elsewhere, because a daemon that is itself confined may not grant it."""
-    return [{"Name": "memlock", "Soft": -1, "Hard": -1}] if spec.gpus.uuids else []
+def _pinning(spec: JobSpec) -> list[dict[str, Any]]:
+    """Pinned memory for GPUs and RDMA; not asked for elsewhere: a daemon that is itself confined may not grant it."""
+    return [{"Name": "memlock", "Soft": -1, "Hard": -1}] if spec.gpus.uuids or spec.rdma else []
 
 
 def _user(spec: JobSpec) -> str:
@@ -198,6 +222,11 @@ def _bind(mount: Mount) -> dict[str, Any]:
     }
 
 
+def mount_body(mount: Mount) -> dict[str, Any]:
+    """Return what Docker is asked for: a folder of the host, or an NFS share."""
+    return nfs_body(mount) if isinstance(mount, Share) else _bind(mount)
+
+
 def _masks(spec: JobSpec) -> list[dict[str, Any]]:
     options = {"SizeBytes": _MASK_BYTES, "Mode": 0o555}
     dirs = [
@@ -220,9 +249,9 @@ def assert_safe(body: Mapping[str, Any]) -> None:
         "capabilities": host.get("CapDrop") == ["ALL"] and not host.get("CapAdd"),
         "no new privileges": host.get("SecurityOpt") == ["no-new-privileges:true"],
         "namespaces": host.get("IpcMode") == "private" and not (host.get("PidMode") or host.get("UsernsMode")),
-        "network": host.get("NetworkMode") in _NETWORKS,
+        "network": _is_network(body),
         "ports": not (host.get("PortBindings") or host.get("PublishAllPorts")),
-        "devices": not host.get("DeviceCgroupRules") and _gpus_by_name(body),
+        "devices": not host.get("DeviceCgroupRules") and _devices_by_name(body),
         "typed mounts": not (host.get("Binds") or host.get("VolumesFrom")),
         "restart": host.get("RestartPolicy") == {"Name": "no"},
         "log driver": bool(host.get("LogConfig", {}).get("Type")),
@@ -237,25 +266,36 @@ def assert_safe(body: Mapping[str, Any]) -> None:
     for mount in host["Mounts"]:
         if mount["Type"] == "bind" and mount["Source"] != "/dev/null":
             require_source(mount["Source"])
-        elif mount["Type"] not in ("bind", "tmpfs"):
+        elif mount["Type"] not in ("bind", "tmpfs") and not is_share(mount):
             message = _("Mounts of type {type} are not allowed (rule: typed mounts).")
             raise Denied(message.format(type=mount["Type"]))
+
+
+def _is_network(body: Mapping[str, Any]) -> bool:
+    """True when a body joins one of Docker's own networks, or the one that was made for its job alone."""
+    mode, labels, joined = body["HostConfig"].get("NetworkMode"), body["Labels"], body.get("NetworkingConfig")
+    if mode in _NETWORKS:
+        return not joined
+    own = name_of(str(labels.get(LABEL_PREFIX + "id")), int(labels.get(LABEL_PREFIX + "attempt", 0)))
+    return mode == own and bool(id_in(own)) and joined == _known_as(str(body.get("Hostname")), own)
 
 
 def _visible(body: Mapping[str, Any]) -> list[str]:
     return [item.partition("=")[2] for item in map(str, body["Env"]) if item.startswith(f"{_VISIBLE}=")]
 
 
-def _gpus_by_name(body: Mapping[str, Any]) -> bool:
-    """True when a body asks for named NVIDIA devices only: a count would be GPUs 0..N-1 for everybody."""
+def _devices_by_name(body: Mapping[str, Any]) -> bool:
+    """True when a body asks for named NVIDIA and RDMA devices only: a count would be GPUs 0..N-1 for everybody."""
     nodes, requests = body["HostConfig"].get("Devices") or [], body["HostConfig"].get("DeviceRequests") or []
     leased = _visible(body) not in ([], [""], [_NO_DEVICES])
-    return (leased or not (nodes or requests)) and all(map(_is_gpu_node, nodes)) and all(map(_names_gpus, requests))
+    gpus = [node for node in nodes if not _is_node(node, _RDMA_NODE)]
+    named = all(_is_node(node, _GPU_NODE) for node in gpus) and all(map(_names_gpus, requests))
+    return named and (leased or not (gpus or requests))
 
 
-def _is_gpu_node(device: Mapping[str, Any]) -> bool:
+def _is_node(device: Mapping[str, Any], pattern: re.Pattern[str]) -> bool:
     path = str(device.get("PathOnHost"))
-    return bool(_GPU_NODE.fullmatch(path)) and device == _node(path)
+    return bool(pattern.fullmatch(path)) and device == _node(path)
 
 
 def _names_gpus(request: Mapping[str, Any]) -> bool:
@@ -282,27 +322,48 @@ def require_source(path: str) -> None:
 
 
 def command_line(spec: JobSpec) -> str:
-    """Return the container as a ``docker run`` command for a person to read; values of ``-e KEY`` are not in a spec."""
-    body = create_body(spec)
+    """Return the containers as commands for a person to read; values of ``-e KEY`` are not in a spec."""
+    if spec.replicas == 1:
+        return shlex.join(["docker", "run", "--rm", *_run_words(spec, 0)])
+    network = [_network_words(network_request(spec))] if network_name(spec) else []
+    runs = [["docker", "run", "-d", *_named(spec, index), *_run_words(spec, index)] for index in range(spec.replicas)]
+    return "\n".join(map(shlex.join, [*network, *runs]))
+
+
+def _network_words(request: Mapping[str, Any]) -> list[str]:
+    options = [word for key, value in request["options"].items() for word in ("--opt", f"{key}={value}")]
+    return ["docker", "network", "create", *["--internal"] * request["internal"], *options, request["name"]]
+
+
+def _named(spec: JobSpec, index: int) -> list[str]:
+    words = ["--name", container_name(spec, index)]
+    if network_name(spec):
+        words += ["--hostname", host_name(spec, index), "--network-alias", host_name(spec, index)]
+    return words
+
+
+def _run_words(spec: JobSpec, index: int) -> list[str]:
+    body, one = create_body(spec, index), spec.of_replica(index)
     host = body["HostConfig"]
-    words = ["docker", "run", "--rm", "--init", "--user", body["User"], "--workdir", body["WorkingDir"]]
+    words = ["--init", "--user", body["User"], "--workdir", body["WorkingDir"]]
     words += ["--network", host["NetworkMode"], "--shm-size", str(host["ShmSize"]), "--cap-drop", "ALL"]
     words += ["--security-opt", "no-new-privileges:true", "--pids-limit", str(host["PidsLimit"])]
     if "Memory" in host:
         words += ["--memory", str(host["Memory"])]
-    if spec.resources.cpus:
-        words += ["--cpus", f"{spec.resources.cpus:g}"]
-    words += _gpu_words(host)
-    for group in host["GroupAdd"]:
-        words += ["--group-add", group]
-    for mount in (*spec.mounts, *spec.gpus.libraries):
+    if one.resources.cpus:
+        words += ["--cpus", f"{one.resources.cpus:g}"]
+    words += _device_words(host)
+    if one.rdma:
+        words += ["--ulimit", "memlock=-1"]
+    lists = {"--dns": host.get("Dns"), "--dns-option": host.get("DnsOptions"), "--group-add": host["GroupAdd"]}
+    for option, values in {**lists, "--env": body["Env"]}.items():
+        words += [word for value in values or () for word in (option, value)]
+    for mount in (*one.mounts, *one.gpus.libraries):
         words += ["--mount", mount_words(mount)]
-    for item in body["Env"]:
-        words += ["--env", item]
-    return shlex.join([*words, "--entrypoint", spec.argv[0], spec.image_ref or str(spec.image), *spec.argv[1:]])
+    return [*words, "--entrypoint", one.argv[0], one.image_ref or str(one.image), *one.argv[1:]]
 
 
-def _gpu_words(host: Mapping[str, Any]) -> list[str]:
+def _device_words(host: Mapping[str, Any]) -> list[str]:
     words = []
     for node in host.get("Devices", []):
         words += ["--device", f"{node['PathOnHost']}:{node['PathInContainer']}:{node['CgroupPermissions']}"]
@@ -316,5 +377,11 @@ def _gpu_words(host: Mapping[str, Any]) -> list[str]:
 
 def mount_words(mount: Mount) -> str:
     """Return the value of ``docker run --mount``: comma-separated values, quoted as CSV where a path needs it."""
+    if isinstance(mount, Share):
+        return _csv(nfs_words(mount))
     parts = ["type=bind", f"source={mount.source}", f"target={mount.target}"] + ["readonly"] * mount.read_only
+    return _csv(parts)
+
+
+def _csv(parts: Sequence[str]) -> str:
     return ",".join('"' + part.replace('"', '""') + '"' if "," in part or '"' in part else part for part in parts)

@@ -20,7 +20,8 @@ from ..base import Plan
 from .containers import remove_container
 from .engine import DockerEngine
 from .failures import CANNOT_START, without_pinning
-from .request import assert_safe, container_name
+from .names import container_name
+from .request import assert_safe
 
 STDOUT = 1
 HOLD = ("/bin/sh", "-c", "read -r word")
@@ -180,16 +181,31 @@ def open_terminal(
     guard_id = _exec(engine, container, ["/bin/sh", "-c", _GUARD, token], tty=False, env={})
     guard = engine.call(lambda client: _hijack(client, f"/exec/{guard_id}/start", {"Detach": False, "Tty": False}))
     try:
-        exec_id = _exec(engine, container, argv, tty=tty, env={**env, _MARK: token}, output=True)
-        body = {"Detach": False, "Tty": tty}
-        connection = engine.call(lambda client: _hijack(client, f"/exec/{exec_id}/start", body))
-        terminal = Terminal(engine, exec_id, connection, tty=tty)
+        terminal = _begin_exec(engine, container, argv, tty=tty, env={**env, _MARK: token})
         try:
             yield terminal
         finally:
             terminal.close()
     finally:
         guard.close()
+
+
+def open_program(engine: DockerEngine, container: str, argv: Sequence[str]) -> Terminal:
+    """Run a program in a running container, as its user; one that ends by itself when its input does.
+
+    Raises:
+        EngineError: The container runs no more.
+    """
+    return _begin_exec(engine, container, argv, tty=False, env={})
+
+
+def _begin_exec(
+    engine: DockerEngine, container: str, argv: Sequence[str], *, tty: bool, env: Mapping[str, str]
+) -> Terminal:
+    exec_id = _exec(engine, container, argv, tty=tty, env=env, output=True)
+    body = {"Detach": False, "Tty": tty}
+    connection = engine.call(lambda client: _hijack(client, f"/exec/{exec_id}/start", body))
+    return Terminal(engine, exec_id, connection, tty=tty)
 
 
 def _exec(
@@ -237,9 +253,9 @@ def held_container(engine: DockerEngine, plan: Plan) -> Iterator[str]:
 def _begin(engine: DockerEngine, plan: Plan) -> tuple[str, _Connection]:
     """Start a container whose input is held open, and return both."""
     try:
-        return _try(engine, plan, plan.request)
+        return _try(engine, plan, plan.requests[0])
     except CANNOT_START as error:
-        weaker = without_pinning(plan.request, error.message)
+        weaker = without_pinning(plan.requests[0], error.message)
         if weaker is None:
             raise
         return _try(engine, plan, weaker)
@@ -252,7 +268,7 @@ def _try(engine: DockerEngine, plan: Plan, request: Mapping[str, Any]) -> tuple[
     with contextlib.ExitStack() as undo:
         container = engine.call(lambda client: str(client.create_container_from_config(body, name)["Id"]))
         undo.callback(engine.call, lambda client: remove_container(client, container))
-        engine.refuse_rival(container, plan.spec)
+        engine.refuse_rivals([container], plan.spec)
         path = f"/containers/{container}/attach?stream=1&stdin=1"
         held = undo.enter_context(contextlib.closing(engine.call(lambda client: _hijack(client, path, {}))))
         engine.call(lambda client: client.start(container))

@@ -1,5 +1,7 @@
+import type { ServerResponse } from 'http';
+
 import type { JobLog } from '../joblog';
-import { StreamSlots } from '../joblog';
+import { lastLines, StreamSlots } from '../joblog';
 import { DLEnvModel } from '../model';
 import type { IApiServer } from './apiserver';
 import { always, answer, frame, job, JOB_ID, serve } from './apiserver';
@@ -182,6 +184,72 @@ describe('JobLog', () => {
     log.start();
     await until(log, () => log.phase === 'ended');
     expect(log.shortened).toBe(true);
+  });
+});
+
+describe('JobLog of several processes', () => {
+  const body = 'up\n[1] up\n[1] alone\n';
+  const end = (_request: unknown, response: ServerResponse) =>
+    void response.end(frame({ cursor: 'c', job: ENDED }, body));
+
+  it('shows what they write alike as one line', async () => {
+    const log = await open({ [JOB]: always(200, job({ nodes: 1, nproc: 2 })), [LOG]: end });
+    log.start();
+    await until(log, () => log.phase === 'ended');
+    expect(linesOf(log)).toEqual(['[0-1] up', '[1] alone']);
+  });
+
+  it('leaves alone what a single one writes', async () => {
+    const log = await open({ [JOB]: always(200, job({ nodes: 1, nproc: 1 })), [LOG]: end });
+    log.start();
+    await until(log, () => log.phase === 'ended');
+    expect(linesOf(log)).toEqual(['up', '[1] up', '[1] alone']);
+  });
+
+  it('fetches the job again when another attempt begins', async () => {
+    let attempt = 1;
+    const log = await open({
+      [JOB]: (_request, response) => answer(response, 200, job({ attempt, attempts: 3 })),
+      [LOG]: (_request, response) => {
+        response.write(frame({ cursor: 'c1', attempt: 1 }, 'one\n'));
+        attempt = 2;
+        setTimeout(() => response.write(frame({ cursor: 'c2', attempt: 2 }, 'two\n')), 20);
+      }
+    });
+    log.start();
+    await until(log, () => log.job?.attempt === 2);
+    await until(log, () => log.lines.length === 2);
+    log.dispose();
+  });
+
+  it('is read between start and pause', async () => {
+    const log = await open({ [JOB]: always(200, job()), [LOG]: end });
+    expect(model.isShown(JOB_ID)).toBe(false);
+    log.start();
+    expect([log.isRead, model.isShown(JOB_ID), model.isShown('other')]).toEqual([
+      true,
+      true,
+      false
+    ]);
+    await until(log, () => log.phase === 'ended');
+    expect(model.isShown(JOB_ID)).toBe(true);
+    log.pause();
+    expect(model.isShown(JOB_ID)).toBe(false);
+  });
+});
+
+describe('lastLines', () => {
+  it.each([
+    ['', 3, []],
+    ['\n', 3, ['']],
+    ['a', 3, ['a']],
+    ['a\nb\n', 3, ['a', 'b']],
+    ['a\nb\nc\nd\n', 3, ['b', 'c', 'd']],
+    ['a\nb\nc\nd', 3, ['b', 'c', 'd']],
+    ['a\n\n\n', 2, ['', '']],
+    ['中\n文\n', 1, ['文']]
+  ])('takes of %j the last %d', (text, most, lines) => {
+    expect(lastLines(new TextEncoder().encode(text), most)).toEqual(lines);
   });
 });
 

@@ -12,6 +12,13 @@ describe('LineBuffer', () => {
     expect(contents(buffer)).toEqual(['c', 'd', 'e']);
   });
 
+  it('puts a line in the place of one that is still there', () => {
+    const buffer = new LineBuffer(2);
+    ['a', 'b', 'c'].forEach(line => buffer.push(line));
+    [0, 2, 3].forEach(number => buffer.replace(number, 'new'));
+    expect([contents(buffer), buffer.replaced]).toEqual([['b', 'new'], 1]);
+  });
+
   it('has nothing outside of what it keeps', () => {
     const buffer = new LineBuffer(2);
     ['a', 'b', 'c'].forEach(line => buffer.push(line));

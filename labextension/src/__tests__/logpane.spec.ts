@@ -34,7 +34,13 @@ describe('visibleRows', () => {
 describe('openRows', () => {
   it('orders ranks by number and names all but the first', () => {
     const lines = { '10': 'j', launcher: 'up', '2': 'b', '0': ' 1%\r 2%' };
-    expect(openRows(lines)).toEqual([' 2%', '[2] b', '[10] j', 'up']);
+    expect(openRows(lines, true)).toEqual([' 2%', '[2] b', '[10] j', 'up']);
+  });
+
+  it('folds what several ranks show alike', () => {
+    const lines = { '0': '50%', '1': '50%', '2': '49%' };
+    expect(openRows(lines, true)).toEqual(['[0-1] 50%', '[2] 49%']);
+    expect(openRows(lines, false)).toEqual(['50%', '[1] 50%', '[2] 49%']);
   });
 });
 

@@ -1,6 +1,10 @@
+import { readFileSync } from 'fs';
+import { join } from 'path';
+
 import { MAX_LINE_CHARS, parseSpans, settle } from '../terminaltext';
 
 const ESC = '\x1b';
+const CASES = join(__dirname, '../../../tests/notebook/terminal.json');
 
 describe('settle', () => {
   it.each([
@@ -29,7 +33,8 @@ describe('parseSpans', () => {
       [['ok', 'bold', 'green'], [' so', 'green'], [' far']]
     ],
     [`${ESC}[31ma${ESC}[34mb${ESC}[39mc`, [['a', 'red'], ['b', 'blue'], ['c']]],
-    [`${ESC}[38;5;196mdeep${ESC}[48;2;1;31;4m er`, [['deep'], [' er']]],
+    [`${ESC}[9;41mx${ESC}[29;49my`, [['x', 'strike', 'on-red'], ['y']]],
+    [`${ESC}[38;5;9;48;5;2mx`, [['x', 'red', 'on-green']]],
     [`${ESC}[2K${ESC}[?25lloss${ESC}[1A 0.1`, [['loss'], [' 0.1']]],
     [`${ESC}]8;;file:///x${ESC}\\link${ESC}]8;;\x07!`, [['link'], ['!']]],
     ['bell\x07\x00 tab\t', [['bell'], [' tab\t']]],
@@ -37,4 +42,26 @@ describe('parseSpans', () => {
   ])('reads %j', (line, expected) => {
     expect(parseSpans(line).map(({ text, styles }) => [text, ...styles])).toEqual(expected);
   });
+
+  it.each([
+    ['[38;5;196mx', { color: '#ff0000' }],
+    ['[38;5;244mx', { color: '#808080' }],
+    ['[48;2;1;31;4mx', { background: '#011f04' }],
+    ['[38:2::1:2:255mx', { color: '#0102ff' }],
+    ['[38;5;196;48;5;21mx', { color: '#ff0000', background: '#0000ff' }],
+    ['[38;5;196;39mx', {}],
+    ['[38;5;196;0mx', {}],
+    ['[38;2;1mx', { color: '#010000' }],
+    ['[38mx', {}]
+  ])('gives %j its own colours', (sequence, colors) => {
+    expect(parseSpans(ESC + sequence)).toEqual([{ text: 'x', styles: [], ...colors }]);
+  });
+
+  it.each(JSON.parse(readFileSync(CASES, 'utf-8')) as [string, string][])(
+    'shows of %j what a notebook holds as text',
+    (line, text) => {
+      const spans = parseSpans(line);
+      expect(spans.map(span => span.text).join('')).toBe(text);
+    }
+  );
 });

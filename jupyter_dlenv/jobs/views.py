@@ -1,0 +1,84 @@
+"""A job as it is told to others, and pieces of its log."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ..engines.folder import RunFolder
+from ..spec import JobState, JobStatus
+from .records import Final, JobFolder, JobRecord
+
+
+@dataclass(frozen=True)
+class JobView:
+    """A job with what is known of its end.
+
+    Attributes:
+        attempt: The attempt that runs, waits, or was the last one.
+        code: What is said of the copy of its code, empty where none was made.
+    """
+
+    record: JobRecord
+    status: JobStatus
+    final: Final | None
+    folder: JobFolder
+    attempt: int = 1
+    code: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the job as the REST contract describes it."""
+        return dict(self._ended if self.final else self._now())
+
+    @cached_property
+    def _ended(self) -> dict[str, Any]:
+        """The same of a job that has ended, which changes no more."""
+        return self._now()
+
+    def _now(self) -> dict[str, Any]:
+        run = self.folder.run_of(self.attempt)
+        size = self.final.log_bytes if self.final and self.final.log_bytes else RunFolder(run).log_size()
+        return job_json(self, run / "log", size)
+
+
+@dataclass(frozen=True)
+class LogFrame:
+    """A piece of a job's log with the job's state; ``job`` is set on the last one.
+
+    Attributes:
+        message: What a job waits for.
+        attempt: Whose log this is.
+    """
+
+    data: bytes
+    cursor: str
+    open_lines: Mapping[str, str]
+    state: JobState
+    job: JobView | None = None
+    message: str = ""
+    attempt: int = 1
+
+
+def job_json(view: JobView, log_path: Path, log_bytes: int) -> dict[str, Any]:
+    """Return a job as the REST contract describes it. Pure."""
+    final, status = view.final or Final(view.status), view.status
+    return {
+        **vars(view.record),  # not asdict, which copies everything, for each job of a long history
+        **vars(status),
+        "state": status.state.value,
+        "reason": status.reason.value if status.reason else None,
+        "attempt": view.attempt,
+        "attempts": view.record.retries + 1,
+        "code": view.code,
+        "traceback": final.traceback,
+        "failed_rank": final.failed_rank,
+        "failed_node": final.failed_node,
+        "cause": final.cause,
+        "evidence": final.evidence,
+        "remedy": final.remedy,
+        "log_path": str(log_path),
+        "log_bytes": log_bytes,
+    }

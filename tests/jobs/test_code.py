@@ -1,0 +1,105 @@
+"""The copy of a job's code, and the commit that it is."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from jupyter_dlenv.jobs.code import commit_of, copy_code
+from jupyter_dlenv.spec import Identity
+
+
+def _tree(root: Path, **files: str) -> Path:
+    for name, text in files.items():
+        path = root / name.replace("__", "/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return root
+
+
+def _names(root: Path) -> list[str]:
+    return sorted(str(path.relative_to(root)) for path in root.rglob("*") if not path.is_dir() or path.is_symlink())
+
+
+def test_a_copy_holds_the_code_and_not_what_is_ignored(tmp_path: Path) -> None:
+    source = tmp_path / "project"
+    for name in (
+        "train.py",
+        "lib/net.py",
+        "data/big.bin",
+        "runs/1/x.pt",
+        "lib/__pycache__/net.pyc",
+        ".git/HEAD",
+        "keep.pt",
+    ):
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        (source / name).write_text(name)
+    (source / ".gitignore").write_text("*.pt\n!keep.pt\n/data/\n")
+    (source / "lib/.gitignore").write_text("secret.txt\n")
+    (source / "lib/secret.txt").write_text("x")
+    (source / ".dockerignore").write_text("runs\n")
+    os.symlink("/etc/passwd", source / "link")
+    copied = copy_code(source, tmp_path / "copy")
+    assert _names(tmp_path / "copy") == [
+        ".dockerignore", ".gitignore", "keep.pt", "lib/.gitignore", "lib/net.py", "link", "train.py"
+    ]  # fmt: skip
+    assert (copied.files, copied.refused) == (7, "")
+    assert os.readlink(tmp_path / "copy/link") == "/etc/passwd"
+    assert (tmp_path / "copy/lib/net.py").read_text() == "lib/net.py"
+
+
+def test_the_script_itself_is_always_there(tmp_path: Path) -> None:
+    source = tmp_path / "project"
+    _tree(source, **{"train.py": "print()", ".gitignore": "*.py"})
+    copy_code(source, tmp_path / "copy", always=source / "train.py")
+    assert (tmp_path / "copy/train.py").read_text() == "print()"
+
+
+@pytest.mark.parametrize("limits", [{"most_bytes": 10}, {"most_files": 1}])
+def test_what_is_too_much_is_not_copied_and_said(tmp_path: Path, limits: dict[str, int]) -> None:
+    source = _tree(tmp_path / "project", **{"a.py": "1" * 8, "b.py": "2" * 8})
+    copied = copy_code(source, tmp_path / "copy", **limits)
+    assert "when it starts" in str(copied)
+    assert not (tmp_path / "copy").exists()
+
+
+def test_a_server_that_runs_as_root_copies_what_the_user_may_read(tmp_path: Path) -> None:
+    source = _tree(tmp_path / "project", **{"open.py": "1", "closed.py": "2"})
+    (source / "closed.py").chmod(0o600)
+    (source / "open.py").chmod(0o644)
+    stranger = Identity(uid=os.getuid() + 4321, gid=os.getgid() + 4321)
+    copy_code(source, tmp_path / "copy", reader=stranger)
+    assert _names(tmp_path / "copy") == ["open.py"]
+
+
+def _git(folder: Path, *words: str) -> str:
+    settings = ["-c", "user.name=a", "-c", "user.email=a@example.org", "-c", "commit.gpgsign=false"]
+    argv = ["git", *settings, *words]
+    return subprocess.run(argv, cwd=folder, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def test_commits_are_found_however_git_keeps_them(tmp_path: Path) -> None:
+    repository = _tree(tmp_path / "repository", **{"src/train.py": "1"})
+    assert commit_of(repository) == ""
+    _git(repository, "init", "--quiet")
+    assert commit_of(repository / "src") == ""
+    _git(repository, "add", ".")
+    _git(repository, "commit", "--quiet", "-m", "one")
+    head = _git(repository, "rev-parse", "HEAD")
+    assert commit_of(repository / "src") == head
+    _git(repository, "pack-refs", "--all")
+    assert commit_of(repository) == head
+    _git(repository, "worktree", "add", "--quiet", str(tmp_path / "tree"), "-b", "other")
+    assert commit_of(tmp_path / "tree" / "src") == head
+    _git(repository, "checkout", "--quiet", head)
+    assert commit_of(repository) == head
+
+
+@pytest.mark.parametrize("text", ["ref: ../../secret\n", "ref: /etc/hostname\n", "not a hash\n", "\0"])
+def test_a_hostile_repository_tells_nothing(tmp_path: Path, text: str) -> None:
+    (tmp_path / "secret").write_text("a word that is no hash\n")
+    _tree(tmp_path / "repository/.git", HEAD=text)
+    assert commit_of(tmp_path / "repository") == ""

@@ -1,0 +1,294 @@
+"""Metrics: found in what frameworks really print, kept, read again and thinned."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import pytest
+
+from jupyter_dlenv.errors import InvalidRequest
+from jupyter_dlenv.jobs.metrics import MetricReader, Row
+from jupyter_dlenv.jobs.plots import Plot
+from jupyter_dlenv.jobs.tables import HEADER, csv_lines, read_csv, table, thin
+
+
+def rows_of(text: str, *patterns: str) -> list[Row]:
+    """Return the rows of a whole log."""
+    return MetricReader(patterns).feed(text.encode() + b"\n")
+
+
+def only(text: str, *patterns: str) -> tuple[float | None, float | None, dict[str, float]]:
+    """Return epoch, step and values of a log's one row."""
+    (row,) = rows_of(text, *patterns)
+    return row.epoch, row.step, dict(row.values)
+
+
+BAR = (
+    "\x1b[1m469/469\x1b[0m \x1b[32m━━━━━━━━━━\x1b[0m\x1b[37m\x1b[0m "
+    "\x1b[1m2s\x1b[0m 3ms/step - accuracy: 0.8812 - loss: 0.421"
+)
+
+
+@pytest.mark.parametrize(
+    ("line", "epoch", "step", "values"),
+    [
+        ("Train Epoch: 1 [49920/60000 (83%)]\tLoss: 0.195172", 1, 49920, {"loss": 0.195172}),
+        (
+            "Test set: Average loss: 0.0267, Accuracy: 9912/10000 (99%)",
+            None,
+            None,
+            {"test_loss": 0.0267, "test_accuracy": 0.9912},
+        ),
+        (
+            "1500/1500 [==============================] - 2s 1ms/step - loss: 0.2 - accuracy: 0.9 - val_loss: 1.5e-3",
+            None,
+            1500,
+            {"loss": 0.2, "accuracy": 0.9, "val_loss": 0.0015},
+        ),
+        (BAR, None, 469, {"accuracy": 0.8812, "loss": 0.421}),
+        ("epoch: 0, batch_id: 10, loss is: [0.69]", 0, 10, {"loss": 0.69}),
+        ("step 10/938 - loss: 0.9 - acc: 0.8 - 12ms/step", None, 10, {"loss": 0.9, "acc": 0.8}),
+        (
+            "{'loss': 0.5, 'learning_rate': 1e-05, 'epoch': 0.5}",
+            0.5,
+            None,
+            {"loss": 0.5, "learning_rate": 1e-05},
+        ),
+        (
+            "Epoch 1:  50%|█████     | 10/20 [00:00<00:00, 100.2it/s, loss=0.3, v_num=1]",
+            1,
+            10,
+            {"loss": 0.3},
+        ),
+        (
+            "Epoch: [0][ 11/500]\tTime  0.512 ( 0.600)\tLoss 6.9e+00 (7.0e+00)\tAcc@1   0.50 (  0.20)",
+            0,
+            11,
+            {"loss": 6.9, "acc@1": 0.5},
+        ),
+        ("Epoch [3/10], Step [100/938], Loss: 0.1234", 3, 100, {"loss": 0.1234}),
+        ("INFO:tensorflow:loss = 0.5, step = 100 (0.3 sec)", None, 100, {"loss": 0.5}),
+        ("step 200 reward=3.5 entropy=0.1", None, 200, {"reward": 3.5, "entropy": 0.1}),
+        ("iter 5: loss 2.5, lr 1e-3", None, 5, {"loss": 2.5, "lr": 0.001}),
+        ("2026-11-22 10:48:27,123 INFO loss: 0.25", None, None, {"loss": 0.25}),
+        ("Val Loss: 0.3 Val Acc: 91.2%", None, None, {"val_loss": 0.3, "val_acc": 91.2}),
+        ("Epoch 12 | Train Loss: 0.3 | Val Loss: 0.4", 12, None, {"train_loss": 0.3, "val_loss": 0.4}),
+        ("epoch=2 train/loss=0.7 val/acc=0.9", 2, None, {"train/loss": 0.7, "val/acc": 0.9}),
+        ('{"epoch": 1, "loss": "2.3"}', 1, None, {"loss": 2.3}),
+        ("{'loss': np.float64(0.5)}", None, None, {"loss": 0.5}),
+        ("loss: tensor(0.5, grad_fn=<NllLossBackward0>)", None, None, {"loss": 0.5}),
+        ("loss: -1.5E+03.", None, None, {"loss": -1500.0}),
+        (" 10%|#\r100%|## loss=1.25", None, None, {"loss": 1.25}),
+    ],
+)
+def test_lines_that_frameworks_print(
+    line: str, epoch: float | None, step: float | None, values: dict[str, float]
+) -> None:
+    assert only(line) == (epoch, step, values)
+
+
+@pytest.mark.parametrize("text", ["nan", "NaN", "inf", "-inf", "Infinity"])
+def test_numbers_that_are_none(text: str) -> None:
+    (_epoch, _step, values) = only(f"iter 5: loss: {text}, lr: 0.1")
+    assert str(values["loss"]) == str(float(text))
+    assert values["lr"] == 0.1
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "",
+        "Epoch 3/10",
+        "loss",
+        "loss: info",
+        "loss: 12:30",
+        "access: 200",
+        "listening on localhost:29500",
+        "Step 5, port: 29500",
+        "rank 0 step 7",
+        "step 100 took 0.5s",
+        "glossary: 5",
+        "Downloading: 100%|#| 10/10 [00:00<00:00]",
+        "[2] loss: 0.5",
+        "[node 1] loss: 0.5",
+        "loss: 0.5" + " " * 3000,
+        "\0loss\0: \xff",
+    ],
+)
+def test_lines_without_metrics(line: str) -> None:
+    assert rows_of(line) == []
+
+
+def test_an_epoch_holds_until_the_next() -> None:
+    rows = rows_of("Epoch 1/2\nloss: 3\nloss: 2\nEpoch 2/2\n10/10 [====] - loss: 1")
+    assert [(row.epoch, row.step, row.values["loss"]) for row in rows] == [(1, None, 3), (1, None, 2), (2, 10, 1)]
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 1000])
+def test_pieces_make_no_difference(size: int) -> None:
+    data = "".join(f"Epoch {n // 10}\nstep {n} loss: 0.{n}\nnoise\n" for n in range(40)).encode()
+    reader = MetricReader()
+    rows = [row for at in range(0, len(data), size) for row in reader.feed(data[at : at + size])]
+    assert rows == MetricReader().feed(data)
+    assert len(rows) == 40
+
+
+def test_bytes_that_are_no_text_do_no_harm() -> None:
+    assert MetricReader().feed(b"\xff\xfe loss: 0.5 \xff\n")[0].values == {"loss": 0.5}
+
+
+def test_a_flood_is_sampled_to_its_last_line() -> None:
+    data = b"".join(b"step %d loss: 0.5\n" % n for n in range(50_000))
+    rows = MetricReader().feed(data)
+    assert 100 < len(rows) < 2000
+    assert [row.step for row in rows] == sorted({row.step for row in rows})
+    assert rows[0].step == 0
+    assert rows[-1].step == 49_999
+
+
+def test_lines_that_only_look_likely_are_looked_at_less_and_less() -> None:
+    reader = MetricReader()
+    for _turn in range(200):
+        assert reader.feed(b"rank 0 step 7\n" * 1000) == []
+    assert reader.feed(b"step 8 loss: 0.5\n")[0].values == {"loss": 0.5}
+
+
+def test_a_line_without_end_is_not_kept_whole() -> None:
+    reader = MetricReader()
+    for _turn in range(100):
+        assert reader.feed(b"loss: 0.5 " * 10_000) == []
+    assert len(reader._open) <= 1 << 16
+    assert reader.feed(b"\nloss: 0.25\n")[0].values == {"loss": 0.25}
+
+
+# --plot ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("pattern", "line", "found"),
+    [
+        (r"reward: (?P<reward>\S+)", "reward: 3.5", (None, None, {"reward": 3.5})),
+        (r"reward: (\S+)", "reward: 3.5,", (None, None, {"reward": 3.5})),
+        (r"loss=([\d.]+)", "xloss=0.5", (None, None, {"loss": 0.5})),
+        (r"\[(\d+)\]", "[7]", (None, None, {"value": 7.0})),
+        (r"it (?P<step>\d+) e(?P<epoch>\d+) kl (?P<kl>\S+)", "it 5 e2 kl 1e-3", (2, 5, {"kl": 0.001})),
+        (r"(?i)REWARD (?P<reward>\S+)", "reward nan?", None),
+        (r"a (?P<a>\d+)(?: b (?P<b>\d+))?", "a 1", (None, None, {"a": 1.0})),
+    ],
+)
+def test_patterns(pattern: str, line: str, found: Any) -> None:
+    assert ([only(line, pattern)] if rows_of(line, pattern) else []) == ([found] if found else [])
+
+
+def test_patterns_see_every_rank_and_the_usual_metrics_stay() -> None:
+    rows = rows_of("[3] reward: 5\nloss: 0.5\nreward: 6 loss: 0.25", r"reward: (\S+)")
+    assert [(row.rank, dict(row.values)) for row in rows] == [
+        (3, {"reward": 5}),
+        (0, {"loss": 0.5}),
+        (0, {"reward": 6}),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "says"),
+    [
+        ("(", "unterminated subpattern"),
+        ("loss", "named groups"),
+        (r"(\d+) (\d+)", "named groups"),
+        (r"(?P<x>a+)+b", "endless"),
+        (r"((?P<x>a|aa)*)b", "endless"),
+        (r"(?P<x>(a*)*)", "endless"),
+        (r"(?P<x>(?:\d+,?){2,})", "endless"),
+        ("(?P<x>" + "a" * 600 + ")", "longer than"),
+        (r"(?P<x>a{99999999999})", "cannot be used"),
+    ],
+)
+def test_bad_patterns_are_told(pattern: str, says: str) -> None:
+    with pytest.raises(InvalidRequest, match=says) as caught:
+        MetricReader([pattern])
+    assert "--plot" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "needle"),
+    [
+        (r"reward: (\S+)", b"reward: "),
+        (r"a+ mean (?P<x>\d+) end", b" mean "),
+        (r"x\.y(?P<x>\d+)", b"x.y"),
+        (r"(?P<x>\d+)", b""),
+        (r"(?i)abc(?P<x>\d+)", b""),
+        (r"ab?(?P<x>\d+)", b"a"),
+        (r"a|b(?P<x>\d+)", b""),
+        (r"奖励 (?P<x>\d+)", "奖励 ".encode()),
+        (r"[abc]def(?P<x>\d+)", b"def"),
+    ],
+)
+def test_the_plain_text_of_a_pattern(pattern: str, needle: bytes) -> None:
+    assert Plot(pattern).needle == needle
+
+
+def test_long_lines_are_not_searched_and_slow_patterns_are_dropped() -> None:
+    ticks = iter([0.0, 0.1, 1.0, 1.5])
+    plot = Plot(r"r (?P<r>\d+)", clock=lambda: next(ticks))
+    assert plot.find("r 1" + " " * 2000) == {}
+    assert plot.find("r 1") == {"r": "1"}
+    assert plot.find("r 2") == {"r": "2"}
+    assert plot.dropped
+    assert plot.find("r 3") == {}
+
+
+# Kept and shown -------------------------------------------------------------------------------------------------------
+
+ROWS = [
+    Row(0, 1, 0, {"loss": 0.5, "acc": 0.25}),
+    Row(None, None, 3, {"loss": math.inf}),
+    Row(10, 1.5, 0, {"loss": -math.inf, 'a,b "c"': 1e-05}),
+    Row(10, 1.5, 0, {"loss": 2.0}),
+]
+
+
+def test_what_was_written_is_read_again() -> None:
+    assert read_csv(HEADER + csv_lines(ROWS)) == ROWS
+    assert read_csv(HEADER + csv_lines(ROWS[:2]) + csv_lines(ROWS[2:])) == ROWS
+    (row,) = read_csv(csv_lines([Row(1, None, 0, {"loss": math.nan})]))
+    assert math.isnan(row.values["loss"])
+
+
+def test_the_file_is_plain() -> None:
+    assert csv_lines(ROWS[:1]) == "1,0,0,loss,0.5\n1,0,0,acc,0.25\n"
+
+
+@pytest.mark.parametrize("text", ["", HEADER, "1,2\n", "a,b,c,d,e\n", "1,0,0,loss,0.", "\0\0\0\n", ",,,,\n"])
+def test_a_file_that_is_broken_gives_no_rows(text: str) -> None:
+    assert read_csv(text) == []
+
+
+def test_a_half_written_line_is_left_out() -> None:
+    assert read_csv("1,0,0,loss,0.5\n1,1,0,loss,0.") == [Row(0, 1, 0, {"loss": 0.5})]
+
+
+def test_a_table_is_json() -> None:
+    made = table([*ROWS, Row(values={"loss": math.nan})])
+    assert made["columns"] == ["epoch", "step", "rank", "loss", "acc", 'a,b "c"']
+    assert made["rows"][0] == [1, 0, 0, 0.5, 0.25, None]
+    assert [row[3] for row in made["rows"]] == [0.5, "Infinity", "-Infinity", 2.0, "NaN"]
+    assert json.loads(json.dumps(made, allow_nan=False)) == made
+
+
+def test_thinning_keeps_what_stands_out() -> None:
+    rows = [Row(n, None, 0, {"loss": 100.0 - n / 1000}) for n in range(10_000)]
+    rows[4321], rows[8765] = Row(4321, None, 0, {"loss": 1e9}), Row(8765, None, 0, {"loss": math.nan})
+    thinned = thin(table(rows), 100)
+    steps = [row[1] for row in thinned["rows"]]
+    assert steps == sorted(steps)
+    assert {0, 4321, 8765, 9999} <= set(steps)
+    assert 90 < len(steps) <= 100
+
+
+@pytest.mark.parametrize("most", [1, 2, 3, 5])
+def test_thinning_keeps_its_limit(most: int) -> None:
+    whole = table([Row(n, None, 0, {f"m{n % 7}": float(n)}) for n in range(50)])
+    assert len(thin(whole, most)["rows"]) == most
+    assert thin(whole, 50) == whole
