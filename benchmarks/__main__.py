@@ -13,6 +13,7 @@ from jupyter_dlenv.errors import DLEnvError
 
 from . import (
     blocked_loop,
+    browser_lines,
     first_line,
     first_line_torchx,
     followers,
@@ -53,6 +54,7 @@ MEASURES: Mapping[str, Callable[[World, int | None], list[Figure]]] = {
     "gpu-ledger": gpu_ledger.measure,
     "gpu-queue": gpu_queue.measure,
     "inventory": inventory.measure,
+    "browser-lines": browser_lines.measure,
 }
 
 

@@ -17,7 +17,7 @@ from .world import World
 
 REPEAT = 7
 LEAST_SHARE = 0.99
-EPOCHS = 40
+EPOCHS = 25
 _EXAMPLE = Path(__file__).parents[1] / "examples" / "train_digits.py"
 _SCRIPT = "throughput.py"
 _RANKS = ("--nproc-per-node", "2")

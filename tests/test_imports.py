@@ -21,15 +21,17 @@ ARCHITECTURE = CHECKOUT / "docs" / "architecture.md"
 MAINTAINERS = ("locale/catalogue.py",)  # not in the wheel
 STDLIB = sys.stdlib_module_names
 LEAVES = ("errors.py", "i18n.py", "options.py", "resources.py", "spec.py")
-DOCKER = ("containers", "engine", "events", "failures", "images", "terminal")
+DOCKER = ("containers", "engine", "events", "failures", "images", "networks", "submission", "terminal")
 SHIM = PACKAGE / "engines" / "shim"
 ALONE = (
     "images/probe_script.py",
+    "jobs/debug_entry.py",
     "kernels/boot.py",
     "kernels/compile.py",
     "kernels/finder.py",
     "kernels/lazy.py",
     "lastwords.py",
+    "shell/channels.py",
 )
 """Each is one file that an interpreter inside a container is given, or can be."""
 
@@ -170,7 +172,7 @@ def test_the_words_of_the_domain_stand_on_the_standard_library() -> None:
 
 
 def test_what_is_one_file_in_a_container_stands_alone() -> None:
-    wrong = [each for module in ALONE for each in imports(module) if each.top not in STDLIB]
+    wrong = [each for module in ALONE for each in imports(module) if each.top not in (*STDLIB, "debugpy")]
     # The runtime's own copy, which lies beside the finder.
     assert where([each for each in wrong if (each.module, each.top) != ("kernels/finder.py", "packaging")]) == []
     assert not any(each.at_top for each in wrong)
@@ -220,7 +222,11 @@ def test_engines_know_neither_each_other_nor_jupyter() -> None:
         ("ipywidgets", {"notebook/widgets.py"}),
         ("IPython", {"notebook/magics.py", "notebook/widgets.py"}),
         ("jupyter_server", {"server/app.py", "server/handlers.py"}),
-        ("tornado", {"server/handlers.py", "server/keeper.py", "server/sockets.py", "kernels/provisioner.py"}),
+        ("jupyter_server_proxy", {"server/open.py", "server/proxy.py"}),
+        (
+            "tornado",
+            {f"server/{name}.py" for name in ("handlers", "keeper", "proxy", "sockets")} | {"kernels/provisioner.py"},
+        ),
     ],
 )
 def test_a_library_has_its_place(library: str, homes: set[str]) -> None:

@@ -67,7 +67,8 @@ def test_a_whole_line_is_read() -> None:
 
 
 def test_the_options_of_several_nodes_are_read() -> None:
-    words = "train.py --nodes 2 --node-rank 0 --master gpu-1:29500 --rdma --servers 1 --workers 0 --retries 3".split()
+    words = ["train.py", "--nodes", "2", "--node-rank", "0", "--master", "gpu-1:29500", "--rdma"]
+    words += ["--servers", "1", "--workers", "0", "--retries", "3"]
     more = ["--plot", "loss=(?P<loss>.*)", "--plot", "x (.*)", "--notify", "beep", "--debug", "1"]
     request = parse_run([*words, *more], cwd="/w").request
     assert request == RunRequest(

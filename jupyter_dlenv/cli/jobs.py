@@ -25,6 +25,8 @@ def run_job(words: Sequence[str]) -> int:
         return 0
     client = connect()
     job = submit(client, asdict(replace(options.request, python=sys.executable)))
+    if job.get("debugger"):
+        say(job["debugger"])
     if options.request.dry_run:
         print(job["command"])
     elif options.detach:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
 
@@ -16,18 +18,20 @@ from ..engines.docker.request import RUN_DIR, SHIM
 from ..engines.process import inherited_environment
 from ..engines.registry import load_engine
 from ..engines.shim import FOLDER as SHIM_FOLDER
-from ..errors import Denied, InvalidRequest, Unsupported
+from ..errors import Denied, Unsupported
 from ..gpus.asks import Ask
 from ..i18n import _
-from ..images.reference import require_image
+from ..kernels.runtime import MOUNT_POINT, ensure_runtime
 from ..launchers import Launch, Program
 from ..options import RunRequest
-from ..paths import jobs_dir
+from ..paths import data_dir, jobs_dir
 from ..placement import Placement, place
-from ..resources import GpuGrant, GpuRequest, Mount, Resources, parse_mount, parse_size
+from ..resources import GpuGrant, GpuRequest, Mount
 from ..settings import DLEnv
 from ..spec import End, JobSpec, Part, Role
 from ..workspace import find_root
+from . import debugging
+from .choices import engine_name, gpu_request, image_of, mounts_of, network_of, own_command, resources_of, time_left
 from .nodes import PORT, Nodes, nodes_of
 from .ports import free_ports
 from .principal import Principal
@@ -35,7 +39,7 @@ from .rdma import rdma_devices
 from .records import JobFolder
 from .target import Target, as_on_host, default_name, runs_python, target_of
 
-_SHELLS = frozenset(("ash", "bash", "dash", "ipython", "python", "python3", "sh", "zsh"))
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,7 @@ class Assembled:
     Attributes:
         request: What was asked for, its paths those of the host.
         cwd: The working folder on the host.
+        user_mounts: The folders that a person asked for, as the replicas see them.
         launches: What each replica here runs.
     """
 
@@ -53,6 +58,7 @@ class Assembled:
     request: RunRequest
     cwd: Path
     target: Target
+    user_mounts: tuple[Mount, ...]
     launches: tuple[Launch, ...]
     launcher: str
     nodes: Nodes
@@ -91,6 +97,7 @@ class _Place:
     Attributes:
         run_dir: The run folder as a replica sees it; ``tools`` the folder of our own programs.
         own_command: The image's own command.
+        debugpy: Folder that holds a debugpy for the replicas, empty where their Python has its own.
     """
 
     python: str
@@ -100,6 +107,7 @@ class _Place:
     tools: str
     own_command: tuple[str, ...] = ()
     own_workdir: str = ""
+    debugpy: str = ""
 
 
 async def assemble(
@@ -118,18 +126,10 @@ async def assemble(
             _("--notify runs on the host, which a kernel in a container may not do (rule: notify)."),
             hint="c.DLEnv.notify_command",
         )
-    engine = load_engine(_engine_name(request, principal))
+    engine = load_engine(engine_name(request, principal))
     if isinstance(engine, DockerEngine):
         return await _in_container(engine, request, principal, settings, folder, gpus)
     return await _as_process(engine, request, principal, folder, gpus)
-
-
-def _engine_name(request: RunRequest, principal: Principal) -> str:
-    if request.engine:
-        return request.engine
-    if request.image:
-        return "docker"
-    return principal.environment.engine if principal.environment else "process"
 
 
 async def _in_container(
@@ -140,18 +140,21 @@ async def _in_container(
     folder: JobFolder,
     gpus: GpuGrant,
 ) -> Assembled:
-    image, environment = _image(request, principal)
+    image, environment = image_of(request, principal)
     cwd = Path(request.cwd or principal.root or os.getcwd())
     root = Path(principal.root) if principal.root else find_root(cwd, setting=settings.root)
-    own = (principal.environment.typed_mounts() if principal.environment else ()) + _mounts(request)
+    own = (principal.environment.typed_mounts() if principal.environment else ()) + mounts_of(request)
     placed = await place(engine, settings, image=image, environment=environment, root=root, mounts=own)
     if principal.kernel:
         cwd, request = as_on_host(request, cwd, placed.user_mounts)
-    network = _network(request, principal)
+    network = network_of(request, principal)
     nodes = nodes_of(request, network, free_ports() if network == "host" else PORT)
     where = _place_of(placed, request)
     launcher, target, launches = _launches(request, where, cwd, nodes, gpus, folder)
-    ours = (Mount(str(folder.run), RUN_DIR), Mount(SHIM_FOLDER, SHIM, read_only=True))
+    ours = [Mount(str(folder.run), RUN_DIR), Mount(SHIM_FOLDER, SHIM, read_only=True)]
+    if request.debug:
+        runtime = await ensure_runtime(engine, placed.image.id, placed.facts, data_dir=data_dir(), progress=_LOG.info)
+        ours.append(Mount(str(runtime.path), MOUNT_POINT, read_only=True))
     common = _common(request, principal, folder, target, launches, nodes, image)
     spec = replace(
         common,
@@ -160,23 +163,24 @@ async def _in_container(
         image_ref=image,
         python=where.python,
         env=where.env,
-        mounts=placed.mounts + ours,
+        mounts=(*placed.mounts, *ours),
         mask_dirs=placed.mask_dirs,
         mask_files=placed.mask_files,
-        resources=_resources(request, principal),
+        resources=resources_of(request, principal),
         network=nodes.network,
         identity=placed.identity,
         gpus=gpus,
         nproc_per_node=processes_of(launches[0], _nproc(request, gpus, nodes)),
         rdma=rdma_devices() if request.rdma else (),
     )
-    return Assembled(spec, engine, request, cwd, target, launches, launcher, nodes)
+    return Assembled(spec, engine, request, cwd, target, where.user_mounts, launches, launcher, nodes)
 
 
 def _place_of(placed: Placement, request: RunRequest) -> _Place:
     env = {**placed.env, **request.env}
     command, workdir = placed.image.command, placed.image.workdir
-    return _Place(placed.facts.python, env, placed.user_mounts, RUN_DIR, SHIM, command, workdir)
+    debugpy = f"{MOUNT_POINT}/site" if request.debug else ""
+    return _Place(placed.facts.python, env, placed.user_mounts, RUN_DIR, SHIM, command, workdir, debugpy)
 
 
 async def _as_process(
@@ -203,13 +207,13 @@ async def _as_process(
         environment=principal.environment.name if principal.environment else "",
         python=python,
         env=base,
-        mounts=_mounts(request),
-        resources=replace(_resources(request, principal), gpus=GpuRequest()),
+        mounts=mounts_of(request),
+        resources=replace(resources_of(request, principal), gpus=GpuRequest()),
         network=request.network or "host",
         gpus=gpus,
         nproc_per_node=processes_of(launches[0], _nproc(request, gpus, nodes)),
     )
-    return Assembled(spec, engine, request, cwd, target, launches, launcher, nodes)
+    return Assembled(spec, engine, request, cwd, target, where.user_mounts, launches, launcher, nodes)
 
 
 def _common(
@@ -239,65 +243,10 @@ def _common(
         replicas=nodes.replicas,
         ends=first.ends,
         rank_logs=first.rank_logs,
-        timeout_s=_time_left(request, folder),
+        timeout_s=time_left(request, folder),
         attempt=folder.attempt,
         labels={"submitter": principal.kernel},
     )
-
-
-def _time_left(request: RunRequest, folder: JobFolder) -> float | None:
-    """Return what is left of the time limit, which holds for all attempts together."""
-    if request.timeout is None:
-        return None
-    used = sum(
-        max((final.status.finished_at or 0) - (final.status.started_at or final.status.finished_at or 0), 0)
-        for final in folder.ended_attempts()
-    )
-    return max(request.timeout - used, 1.0)
-
-
-def _image(request: RunRequest, principal: Principal) -> tuple[str, str]:
-    """Return the image and the environment whose packages belong to it; another image has packages of its own."""
-    own = principal.environment
-    if request.image and not (own and request.image == own.image):
-        return require_image(request.image), ""
-    if own and own.image:
-        return own.image, own.name
-    raise InvalidRequest(_("Which image? This kernel has none of its own."), hint="%dlrun train.py --image REF")
-
-
-def _network(request: RunRequest, principal: Principal) -> str:
-    own = principal.environment.network if principal.environment else "bridge"
-    asked = request.network or ("host" if request.master and own != "none" else "")
-    if principal.kernel and own == "none" and (asked not in ("", "none") or request.master):
-        raise Denied(
-            _("A kernel without network may not start jobs that have one (rule: network)."),
-            hint=_("Make an environment with a network: jupyter dlenv env add NAME --image REF --network bridge"),
-        )
-    return asked or own
-
-
-def _resources(request: RunRequest, principal: Principal) -> Resources:
-    own = principal.environment.resources() if principal.environment else Resources()
-    return Resources(
-        gpus=gpu_request(request),
-        cpus=request.cpus or own.cpus,
-        memory_bytes=parse_size(request.memory) if request.memory else own.memory_bytes,
-        shm_bytes=parse_size(request.shm_size) if request.shm_size else own.shm_bytes,
-    )
-
-
-def gpu_request(request: RunRequest) -> GpuRequest:
-    """Return which GPUs a request is about, for each node.
-
-    Raises:
-        InvalidRequest: What was typed cannot be read.
-    """
-    return GpuRequest.typed(request.gpus, request.gpu_memory, shared=request.shared)
-
-
-def _mounts(request: RunRequest) -> tuple[Mount, ...]:
-    return tuple(map(parse_mount, request.mounts))
 
 
 def _nproc(request: RunRequest, gpus: GpuGrant, nodes: Nodes) -> int:
@@ -316,7 +265,7 @@ def _launches(
         target = target_of(request, cwd, where.user_mounts, where.run_dir, kept)
         name = request.launcher or launchers.choose(target.text, nproc, nodes.nnodes)
     else:
-        target = Target(_own_command(where.own_command), "", where.own_workdir or "/")
+        target = Target(own_command(where.own_command), "", where.own_workdir or "/")
         name = "own"
     env = _import_env(where.env, target)
     program = Program(
@@ -333,8 +282,16 @@ def _launches(
         gpus=len(gpus.uuids) // nodes.replicas,
         tools=where.tools,
     )
-    launches = (_on_node(name, program, nodes, index, target) for index in range(nodes.replicas))
+    launch = _launcher(request, where, nproc * nodes.nnodes)
+    launches = (_on_node(launch, name, program, nodes, index, target) for index in range(nodes.replicas))
     return name, target, tuple(launches)
+
+
+def _launcher(request: RunRequest, where: _Place, world: int) -> Callable[[str, Program], Launch]:
+    """Return what makes a node's launch, with one rank waiting for a debugger where that was asked for."""
+    if not request.debug:
+        return launchers.command
+    return partial(debugging.command, rank=debugging.debug_rank(request.debug, world), debugpy=where.debugpy)
 
 
 def processes_of(launch: Launch, nproc: int) -> int:
@@ -346,9 +303,11 @@ def processes_of(launch: Launch, nproc: int) -> int:
     return len(ranks) or len(launch.processes) or (nproc if launch.rank_logs else 1)
 
 
-def _on_node(name: str, program: Program, nodes: Nodes, index: int, target: Target) -> Launch:
+def _on_node(
+    launcher: Callable[[str, Program], Launch], name: str, program: Program, nodes: Nodes, index: int, target: Target
+) -> Launch:
     run_dir = program.run_dir if index == 0 else f"{program.run_dir}/node-{index}"
-    launch = launchers.command(name, replace(program, node_rank=nodes.first + index, run_dir=run_dir))
+    launch = launcher(name, replace(program, node_rank=nodes.first + index, run_dir=run_dir))
     path = {key: program.env[key] for key in ("PYTHONPATH",) if target.import_path}
     told = {
         "DLENV_NNODES": str(nodes.nnodes),
@@ -365,17 +324,3 @@ def _import_env(env: Mapping[str, str], target: Target) -> Mapping[str, str]:
         return env
     path = ":".join(filter(None, [target.import_path, env.get("PYTHONPATH", "")]))
     return {**env, "PYTHONPATH": path}
-
-
-def _own_command(command: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the image's own command.
-
-    Raises:
-        InvalidRequest: It has none, or one that waits for somebody who types.
-    """
-    if not command or (len(command) == 1 and os.path.basename(command[0]) in _SHELLS):
-        raise InvalidRequest(
-            _("Nothing to run: name a script or -m MODULE; the image has no command of its own."),
-            hint="%dlrun train.py --nproc 2",
-        )
-    return command

@@ -27,6 +27,7 @@ from ..resources import GpuGrant
 from ..settings import DLEnv
 from ..spec import JobState, JobStatus
 from .assembly import Assembled, assemble
+from .debuggers import DEBUGGERS
 from .ending import conclude, unknown
 from .measures import keep_metrics, measured
 from .metrics import MetricReader
@@ -232,6 +233,7 @@ class JobManager:
         await load_engine(record.engine).remove(record.id)
         folder.waits_no_more()
         forget(record.id)
+        await DEBUGGERS.close(record.id)
         return final.status, final
 
     def _folder(self, principal: Principal, job_id: str) -> tuple[JobFolder, JobRecord]:

@@ -27,7 +27,7 @@ from ..i18n import _
 from ..paths import jobs_dir
 from ..spec import JobState, JobStatus, Reason, from_json, is_id, require_id, status_from_json, to_json
 
-_LOCK = "starting.lock"
+_LOCK, _DEBUGGER = "starting.lock", "debugger.txt"
 _RESERVE, _RESERVED = "reserve", 1 << 14
 """Room on the disk for how the job ended."""
 _RECORD, _STARTED, _FINAL, _INTENT = "record.json", "started.json", "final.json", "intent.json"
@@ -216,8 +216,19 @@ class JobFolder:
 
     def code_note(self) -> str:
         """Return what was noted, empty where nothing was."""
+        return self._text(_CODE_NOTE)
+
+    def note_debugger(self, text: str) -> None:
+        """Note how the rank is reached that waits for a debugger."""
+        write_text(self.path / _DEBUGGER, text)
+
+    def debugger_note(self) -> str:
+        """Return what was noted, empty where nothing was."""
+        return self._text(_DEBUGGER)
+
+    def _text(self, name: str) -> str:
         try:
-            return (self.path / _CODE_NOTE).read_text()
+            return (self.path / name).read_text()
         except FileNotFoundError:
             return ""
 

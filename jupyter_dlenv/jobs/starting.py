@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from pathlib import Path
 
+from ..engines.docker.names import container_name
+from ..engines.folder import RunFolder
 from ..errors import Conflict, DLEnvError
 from ..gpus.lease import Lease
 from ..gpus.leases import Leases
@@ -13,6 +16,8 @@ from ..options import RunRequest
 from ..settings import DLEnv
 from ..spec import JobState, JobStatus, Reason
 from .assembly import Assembled, assemble
+from .debuggers import DEBUGGERS, Waiting
+from .debugging import card, debug_rank, path_mappings
 from .principal import Principal
 from .records import Final, JobFolder
 from .submission import forget_secrets, prepare_folder
@@ -73,6 +78,8 @@ class Starter:
             lease.close()
             raise
         await asyncio.to_thread(folder.mark_started, job.native_id)
+        if assembled.request.debug:
+            folder.note_debugger(await waiting_debugger(assembled))
         if not assembled.request.retries:
             folder.waits_no_more()
         if held:
@@ -82,6 +89,21 @@ class Starter:
         if folder.stop_intended():  # in the moment in which it was started
             await engine.cancel(job_id, grace_s=0)
         return job.status
+
+
+async def waiting_debugger(assembled: Assembled) -> str:
+    """Open the way to the rank that waits for a debugger, and return what a person is told about it."""
+    spec = assembled.spec
+    rank = debug_rank(assembled.request.debug, spec.nnodes * spec.nproc_per_node)
+    index = rank // spec.nproc_per_node - spec.node_rank
+    if not 0 <= index < spec.replicas:
+        return _("Rank {rank} waits for a debugger on another host.").format(rank=rank)
+    container = container_name(spec, index) if assembled.engine.capabilities.images else ""
+    uids = [spec.identity.uid] if spec.identity else []
+    run = RunFolder(Path(spec.run_dir)).node(index)
+    port = await DEBUGGERS.open(spec.id, Waiting(assembled.engine.name, container, run, uids))
+    mappings = path_mappings(assembled.user_mounts)
+    return card(spec.name, rank, port, mappings, open_to_others=spec.network == "host")
 
 
 def cancelled() -> Final:

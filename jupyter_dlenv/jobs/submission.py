@@ -17,7 +17,8 @@ from ..i18n import _
 from ..options import RunRequest
 from ..resources import format_size
 from ..spec import Identity, RankLogs
-from .assembly import Assembled, gpu_request
+from .assembly import Assembled
+from .choices import gpu_request
 from .code import commit_of, copy_code
 from .principal import Principal
 from .records import JobFolder, JobRecord

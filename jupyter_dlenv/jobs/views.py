@@ -63,7 +63,7 @@ class LogFrame:
 
 
 def job_json(view: JobView, log_path: Path, log_bytes: int) -> dict[str, Any]:
-    """Return a job as the REST contract describes it. Pure."""
+    """Return a job as the REST contract describes it."""
     final, status = view.final or Final(view.status), view.status
     return {
         **vars(view.record),  # not asdict, which copies everything, for each job of a long history
@@ -73,6 +73,7 @@ def job_json(view: JobView, log_path: Path, log_bytes: int) -> dict[str, Any]:
         "attempt": view.attempt,
         "attempts": view.record.retries + 1,
         "code": view.code,
+        "debugger": "" if view.final else view.folder.debugger_note(),
         "traceback": final.traceback,
         "failed_rank": final.failed_rank,
         "failed_node": final.failed_node,

@@ -128,6 +128,17 @@ class JobLogHandler(_ApiHandler):
         await self._serve(api.read_log, id=id)
 
 
+class JobMetricsHandler(_ApiHandler):
+    """/jobs/{id}/metrics"""
+
+    auth_resource = f"{AUTH_PREFIX}:jobs"
+
+    @authenticated
+    @authorized
+    async def get(self, id: str) -> None:
+        await self._serve(api.get_metrics, id=id)
+
+
 class JobTerminalHandler(_TerminalHandler):
     """/jobs/{id}/terminal"""
 
@@ -264,6 +275,7 @@ HANDLERS: dict[str, type[_ApiHandler]] = {
     r"/jobs/(?P<id>[^/]+)": JobHandler,
     r"/jobs/(?P<id>[^/]+)/cancel": JobCancelHandler,
     r"/jobs/(?P<id>[^/]+)/log": JobLogHandler,
+    r"/jobs/(?P<id>[^/]+)/metrics": JobMetricsHandler,
     r"/jobs/(?P<id>[^/]+)/terminal": JobTerminalHandler,
     r"/environments": EnvironmentsHandler,
     r"/environments/(?P<name>[^/]+)": EnvironmentHandler,

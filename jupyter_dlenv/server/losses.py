@@ -45,8 +45,11 @@ class GpuLosses:
             del LOSSES[known]
         if running:
             inventory = await asyncio.to_thread(SAMPLER.latest)
-            for job in running:
-                self._tell(job, await self._trouble(job, inventory, engine))
+            troubles: dict[str, str] = {}
+            for job in running:  # a job of several nodes is there several times
+                troubles[job.id] = troubles.get(job.id) or await self._trouble(job, inventory, engine)
+            for job in {job.id: job for job in running}.values():
+                self._tell(job, troubles[job.id])
 
     def stop(self) -> None:
         """Listen to the driver no more."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from jupyter_core.utils import ensure_async
 from jupyter_server_proxy.handlers import LocalProxyHandler
-from tornado.httputil import HTTPHeaders, parse_cookie
+from tornado.httputil import HTTPHeaders
 from tornado.web import HTTPError, authenticated
 
 from ..i18n import _

@@ -62,7 +62,7 @@ async def test_two_ranks_train_and_their_lines_stay_whole(torch: str, notebook_d
         result = await book.run("%dlrun ranks.py --nproc 2 --network none")
         assert result.status == "ok", result
         last = result.displays[-1]
-        assert set(last) == {"text/plain", MIME}
+        assert set(last) == {"text/plain", "text/html", MIME}
         job = last[MIME]["job_id"]
         assert last[MIME]["state"] == "SUCCEEDED"
         lines = (jobs_dir() / job / "run" / "log").read_text().splitlines()

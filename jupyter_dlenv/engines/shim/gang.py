@@ -85,12 +85,15 @@ class Gang:
         run_dir: The run folder of replica 0, shared by all.
         index: Which of them this one is.
         launch: What this one runs.
+
+    Attributes:
+        serves: Whether this one goes on until the others are done.
     """
 
     def __init__(self, run_dir: bytes, index: int, launch: "Dict[str, Any]") -> None:
         self.index = index
         self._run_dir = run_dir
-        self._serves = serves(launch)
+        self.serves = serves(launch)
         self._leads = launch.get("ends") == "leader"
         self._peers = [Peer(run_dir, other) for other in range(int(launch.get("replicas") or 1)) if other != index]
 
@@ -107,7 +110,7 @@ class Gang:
         if self.index and self._leads and (self._exists(DONE) or self._peers[0].over):
             return "done"
         wanted = [peer for peer in self._peers if not peer.serves]
-        if self._serves and wanted and all(self._ended_well(peer) for peer in wanted):
+        if self.serves and wanted and all(self._ended_well(peer) for peer in wanted):
             return "done"
         return ""
 

@@ -1,5 +1,6 @@
 """Where the raw files of a job's replicas are, and how their lines are marked in the log. Pure."""
 
+import re
 import sys
 
 from .files import folder_of
@@ -10,6 +11,14 @@ if TYPE_CHECKING:
 
 PROCESS_LOGS = {"pattern": "ranks/*/std*.log", "rank_part": -2}
 MAX_DIGITS = 7
+NODE_ORDER = 1000
+NAMED = re.compile("[0-9A-Za-z_-]{1,20}( [0-9]{1,6})?$")
+
+
+def _name_of(process: "Any") -> str:
+    """Return what a process is called, empty where it has no name; a stranger may have written it."""
+    name = process.get("name") if isinstance(process, dict) else ""
+    return name if isinstance(name, str) and NAMED.match(name) else ""
 
 
 class Mark:
@@ -44,6 +53,7 @@ class Node:
         self._index = index
         self._first_rank = int(launch.get("first_rank") or 0)
         self._number = int(launch.get("node_rank") or index)
+        self._names = [_name_of(process) for process in launch.get("processes") or ()]
 
     def launcher(self) -> Mark:
         """Return whose lines the command's own are: where ranks have no files of their own, those of the first rank."""
@@ -58,5 +68,9 @@ class Node:
         part = path.split("/")[self.rank_part]
         if not 0 < len(part) < MAX_DIGITS or part.strip("0123456789"):
             return Mark(part)
-        rank = self._first_rank + int(part)
+        local = int(part)
+        name = self._names[local] if local < len(self._names) else ""
+        if name:
+            return Mark(name, f"[{name}] " if local or self._number else "", self._number * NODE_ORDER + local)
+        rank = self._first_rank + local
         return Mark(str(rank), f"[{rank}] " if rank else "", rank)

@@ -10,7 +10,7 @@ from .start import CannotStart, raw, start
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Dict, Optional, Tuple
+    from typing import Any, Dict, List, Optional, Tuple
 
 GRACE_S = 5.0
 IDLE_S = 60.0
@@ -95,6 +95,7 @@ class Ranks:
         if code:
             self._failed(number, code)
         elif self._done(number):
+            self._kill_servers()
             self._stop_others()
 
     def _done(self, ended: int) -> bool:
@@ -116,8 +117,14 @@ class Ranks:
         self._kill_at = time.monotonic() + GRACE_S
         self._send(signal.SIGTERM)
 
-    def _send(self, signum: int) -> None:
-        for pid in self._living:
+    def _kill_servers(self) -> None:
+        """End what only serves, at once: it has nothing to save, and some call the gentler way a fatal error."""
+        self._send(
+            signal.SIGKILL, [pid for pid, number in self._living.items() if self._processes[number].get("serves")]
+        )
+
+    def _send(self, signum: int, pids: "Optional[List[int]]" = None) -> None:
+        for pid in self._living if pids is None else pids:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(pid, signum)
 

@@ -196,7 +196,10 @@ class Supervisor:
             self._asked_at = time.monotonic()
             cause = self._gang.look()
             if cause:
-                self._ladder.begin(cause, time.monotonic(), gently=False)
+                if cause == "done" and self._gang.serves:
+                    self._ladder.kill(cause, time.monotonic())  # it has nothing to save
+                else:
+                    self._ladder.begin(cause, time.monotonic(), gently=False)
 
     def _tell_gang(self, exit_code: int) -> None:
         if not self._gang:
