@@ -8,7 +8,9 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
+from jupyter_dlenv.engines.docker.engine import DockerEngine
 from jupyter_dlenv.engines.docker.submission import make
 from jupyter_dlenv.engines.folder import RunFolder
 from jupyter_dlenv.jobs.records import Final, JobFolder, JobRecord
@@ -33,15 +35,17 @@ _PATIENCE_S = 60
 def measure(world: World, repeat: int | None) -> list[Figure]:
     """Return the milliseconds and the difference in calls; what runs is removed again."""
     shutil.rmtree(jobs_dir(), ignore_errors=True)  # what other figures left
-    with counted_docker() as docker, running_server(world.folder) as server, removed_afterwards(world):
+    # With an engine of its own: one keeps its connections to the address that it first asked.
+    own = replace(world, engine=DockerEngine())
+    with removed_afterwards(own), counted_docker() as docker, running_server(world.folder) as server:
         for _ in range(RUNNING):
             server.submit({"script": _SCRIPT, "image": world.image})
         for _ in range(JOBS - RUNNING):
-            ended(world)
+            ended(own)
         few, few_calls = _listed(server, docker, RUNNING, repeat or REPEAT)
         for folder in [JobFolder(job["id"]) for job in _jobs(server) if job["state"] == JobState.SUCCEEDED.value]:
             folder.remove()
-            held(world)
+            held(own)
         many, many_calls = _listed(server, docker, JOBS, repeat or REPEAT)
     notes = {"warm_up": 1, f"calls for {RUNNING}": few_calls, f"calls for {JOBS}": many_calls}
     return [

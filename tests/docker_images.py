@@ -7,16 +7,19 @@ digest of what the image was made from, so an engine that has it needs no second
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import hashlib
 import io
+import os
 import platform
 import shutil
 import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import docker
@@ -64,6 +67,17 @@ def image_id(reference: str) -> str:
         return ""
 
 
+@contextmanager
+def missing(reference: str) -> Iterator[bool]:
+    """Tell whether an image has to be made; whoever else wants to make it meanwhile waits, and need not."""
+    lock = Path(
+        tempfile.gettempdir(), f"dlenv-test-{os.getuid()}-{hashlib.sha256(reference.encode()).hexdigest()[:12]}"
+    )
+    with open(lock, "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield not image_id(reference)
+
+
 @functools.cache
 def base_image() -> str:
     """Return the reference of a Debian with Python 3.11, pip and venv, and nothing else."""
@@ -83,8 +97,8 @@ def musl_image() -> str:
     script = Path(__file__).with_name("musl_root.py")
     digest = hashlib.sha256(MUSL.encode() + FREEZE_CORE.encode() + script.read_bytes()).hexdigest()[:12]
     reference = f"{REPOSITORY}/musl:{digest}"
-    if not image_id(reference):
-        with tempfile.TemporaryDirectory() as folder:
+    with missing(reference) as wanted, tempfile.TemporaryDirectory() as folder:
+        if wanted:
             shutil.copy(script, folder)
             tags = [f"musllinux_1_2_{platform.machine()}"]
             _download([FREEZE_CORE], Path(folder, "wheels"), python=NEWER_PYTHON, tags=tags, options=("--no-deps",))
@@ -94,8 +108,8 @@ def musl_image() -> str:
 
 def debian(reference: str, suite: str, packages: str) -> str:
     """Return the reference of a Debian with some packages, made by debootstrap when the engine lacks it."""
-    if not image_id(reference):
-        with tempfile.TemporaryDirectory() as folder:
+    with missing(reference) as wanted, tempfile.TemporaryDirectory() as folder:
+        if wanted:
             _debootstrap(suite, packages, Path(folder, "root"), Path(folder, "root.tar"))
             changes = ["ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", 'CMD ["sh"]']
             repository, _, tag = reference.partition(":")
@@ -126,8 +140,8 @@ def image_from(dockerfile: str, name: str, *, wheels: tuple[str, ...] = (), tree
             make()
     digest = hashlib.sha256("\0".join([dockerfile, *wheels]).encode()).hexdigest()[:12]
     reference = f"{REPOSITORY}/{name}:{digest}"
-    if not image_id(reference):
-        with tempfile.TemporaryDirectory() as folder:
+    with missing(reference) as wanted, tempfile.TemporaryDirectory() as folder:
+        if wanted:
             _download(wheels, Path(folder, "wheels"), python=BASE_PYTHON, tags=_glibc_tags())
             _build(_context(dockerfile, Path(folder), tree), reference)
     return reference

@@ -7,7 +7,7 @@ an end records it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Iterable
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -16,7 +16,7 @@ from ..engines import folder as run_folder
 from ..engines.base import Engine
 from ..engines.folder import RunFolder
 from ..engines.registry import load_engine
-from ..errors import Conflict, DLEnvError, EngineUnavailable, InvalidRequest, NotFound
+from ..errors import Conflict, DLEnvError, EngineUnavailable, NotFound
 from ..gpus.asks import Ask
 from ..gpus.lease import Lease, Queued
 from ..gpus.leases import Leases
@@ -29,6 +29,7 @@ from ..spec import JobState, JobStatus
 from .assembly import Assembled, assemble
 from .debuggers import DEBUGGERS
 from .ending import conclude, unknown
+from .following import Looks, Watch, join_cursor, split_cursor
 from .measures import keep_metrics, measured
 from .metrics import MetricReader
 from .notify import tell_once
@@ -60,6 +61,7 @@ class JobManager:
         self._settings = settings
         self.leases = Leases(settings)
         self._starter = Starter(settings, self.leases)
+        self._looks = Looks(self._current)
 
     # Starting -----------------------------------------------------------------------------------------------------
 
@@ -299,16 +301,16 @@ class JobManager:
             InvalidRequest: The cursor is not one of ours.
         """
         view = await self.get(principal, job_id)
-        attempt, cursor = _split_cursor(cursor, view.attempt)
+        attempt, cursor = split_cursor(cursor, view.attempt)
         if not cursor and tail is not None:
             attempt = view.attempt
             cursor = RunFolder(view.folder.run_of(attempt)).tail_cursor(tail)
-        watch = _Watch(self, principal, view, follow)
+        watch = Watch(self._looks, view, follow=follow)
         while True:
             run = RunFolder(view.folder.run_of(attempt))
             async for chunk in run_folder.follow(run, cursor, watch.ended_of(attempt)):
                 cursor = chunk.cursor
-                status, at = watch.view.status, _join_cursor(attempt, cursor)
+                status, at = watch.view.status, join_cursor(attempt, cursor)
                 yield LogFrame(chunk.data, at, chunk.open_lines, status.state, message=status.message, attempt=attempt)
             if attempt >= watch.view.attempt:
                 break
@@ -316,46 +318,7 @@ class JobManager:
         status = watch.view.status
         ended = watch.view if status.state.ended else None
         lines = {} if ended else run.open_lines()
-        yield LogFrame(b"", _join_cursor(attempt, cursor), lines, status.state, ended, status.message, attempt)
-
-
-def _split_cursor(cursor: str, latest: int) -> tuple[int, str]:
-    """Return which attempt's log a cursor is in, and where in it.
-
-    Raises:
-        InvalidRequest: There is no such attempt.
-    """
-    number, dot, rest = cursor.rpartition(".")
-    if not dot:
-        return 1, cursor
-    if not (number.isascii() and number.isdigit() and len(number) < 6 and 1 <= int(number) <= latest):
-        raise InvalidRequest(
-            _("{cursor!r} is no cursor of this log.").format(cursor=cursor[:80]),
-            hint=_("Read from the start with an empty cursor."),
-        )
-    return int(number), rest
-
-
-def _join_cursor(attempt: int, cursor: str) -> str:
-    return f"{attempt}.{cursor}" if attempt > 1 else cursor
-
-
-class _Watch:
-    """Keeps a followed job's newest view; :func:`..engines.folder.follow` decides how often it is asked for."""
-
-    def __init__(self, manager: JobManager, principal: Principal, view: JobView, follow: bool) -> None:
-        self._manager, self._principal, self._follow = manager, principal, follow
-        self.view = view
-
-    def ended_of(self, attempt: int) -> Callable[[], Awaitable[bool]]:
-        """Return what tells when nothing more will be written of an attempt, or nobody wants to wait for it."""
-
-        async def ended() -> bool:
-            if self._follow and self.view.attempt == attempt and not self.view.status.state.ended:
-                self.view = await self._manager.get(self._principal, self.view.record.id)
-            return not self._follow or self.view.attempt > attempt or self.view.status.state.ended
-
-        return ended
+        yield LogFrame(b"", join_cursor(attempt, cursor), lines, status.state, ended, status.message, attempt)
 
 
 def _recorded(ids: Iterable[str]) -> list[tuple[JobFolder, JobRecord]]:

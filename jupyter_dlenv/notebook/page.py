@@ -48,8 +48,15 @@ def summary(job: Mapping[str, Any]) -> str:
     traceback, evidence = job.get("traceback", "").rstrip(), job.get("evidence", "")
     told = evidence in traceback or evidence in head
     where = _("Full log: {path}").format(path=job["log_path"])
-    parts = [f"{head} {_failed_first(job)}".rstrip(), job.get("remedy", ""), "" if told else evidence, traceback, where]
+    first = " ".join(part for part in (head, _exit_code(job, head), _failed_first(job)) if part)
+    parts = [first, job.get("remedy", ""), "" if told else evidence, traceback, where]
     return "\n".join(part for part in parts if part)
+
+
+def _exit_code(job: Mapping[str, Any], head: str) -> str:
+    code = job.get("exit_code")
+    said = _("exit code {code}").format(code=code)
+    return "" if code is None or said in head.lower() else f"({said})"
 
 
 def _failed_first(job: Mapping[str, Any]) -> str:

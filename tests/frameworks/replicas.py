@@ -42,8 +42,8 @@ class Ended:
 
     def said(self, *words: str) -> list[str]:
         """Return the lines that hold one of the words, without the mark of their rank, sorted."""
-        found = [line for line in self.lines if any(word in line for word in words)]
-        return sorted(line.partition("] ")[2] if line.startswith("[") else line for line in found)
+        bare = [line.partition("] ")[2] if line.startswith("[") else line for line in self.lines]
+        return sorted(line for line in bare if any(word in line for word in words))
 
 
 async def run(launcher: str, script: str, image: str, tmp_path: Path, nnodes: int = 1, **program: Any) -> Ended:

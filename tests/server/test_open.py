@@ -33,7 +33,7 @@ from jupyter_dlenv.shell.channels import PORT, PYTHON
 from jupyter_dlenv.shell.opening import OpenRequest, open_request_from_json, tensorboard_argv
 
 COMMAND = [sys.executable, "-m", "jupyter_dlenv", "open"]
-ID = "5ab4c0de-0000-4000-8000-000000000000"
+ID = "5ab4c0de-0000-4000-8000-0000000000aa"
 PATIENCE_S = 60
 TENSORBOARD = ("tensorboard==2.20.0", "setuptools<81")
 
