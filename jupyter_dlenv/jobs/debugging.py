@@ -106,12 +106,13 @@ def card(name: str, rank: int, port: int, mappings: Sequence[PathMapping], *, op
         name: What the job is called.
         open_to_others: Whether other people of the host can reach the debugger, because it is on the host's network.
     """
+    title = _("{name}, rank {rank}").format(name=name, rank=rank)
     pycharm = "\n".join(f"    {each.local}  =  {each.remote}" for each in mappings)
     lines = [
         _("Rank {rank} waits for a debugger at 127.0.0.1:{port}.").format(rank=rank, port=port),
         _("Your editor runs elsewhere? ssh -L {port}:127.0.0.1:{port} HOST").format(port=port),
         _("VS Code, in .vscode/launch.json:"),
-        vscode_settings(f"{name} · {_('rank')} {rank}", port, mappings),
+        vscode_settings(title, port, mappings),
         _("PyCharm 2025.3 and later: Run > Edit Configurations > + > Attach to DAP, remote address {address},").format(
             address=f"127.0.0.1:{port}"
         ),
