@@ -11,12 +11,14 @@ from ..engines.folder import RunFolder, ShimResult
 from ..engines.recover import complete
 from ..i18n import _
 from ..spec import JobState, JobStatus, RankLogs, Reason
+from .causes import BY_ID
 from .diagnosis import Facts, NodeFacts, diagnose, explain
 from .records import Final, JobFolder, JobRecord, lost, rebooted
 
 _SUBMIT_GRACE_S = 60.0
 _TAIL_BYTES = 1 << 18
 _MOST_ENTRIES = 5000
+_SAYS_LITTLE = ("exit-code",)
 
 
 def unknown(folder: JobFolder, record: JobRecord) -> JobStatus:
@@ -52,10 +54,26 @@ def _failure(record: JobRecord, run: RunFolder, status: JobStatus) -> Final:
         return Final(status, failed_node=_without_result(record, run))
     found = diagnose(_facts(record, run, status, status.exit_code))
     keeps = status.reason in (Reason.REBOOT, Reason.REMOVED)
+    unwritten = _log_error(record, run)
+    if unwritten and found.cause in _SAYS_LITTLE:
+        found = replace(found, cause="disk-full", evidence=unwritten, remedy=BY_ID["disk-full"].advise())
     where = _("Node {node}: {message}") if found.node is not None else "{message}"
     message = where.format(node=found.node, message=found.message)
+    if unwritten:
+        message = f"{message} " + _("Writing the log failed: {error}.").format(error=unwritten)
     told = status if keeps else replace(status, reason=found.reason, message=message)
     return Final(told, found.traceback, found.rank, found.node, found.cause, found.evidence, found.remedy)
+
+
+def _log_error(record: JobRecord, run: RunFolder) -> str:
+    """Return why a shim could not write the log for a while, empty where all could."""
+    return next((result.log_error for result in run.results(record.replicas) if result and result.log_error), "")
+
+
+def complete_log(run: RunFolder, record: JobRecord) -> None:
+    """Write what a full disk kept out of an ended attempt's log; nothing where nothing is missing."""
+    if _log_error(record, run):
+        complete(run, record.replicas)
 
 
 def _without_result(record: JobRecord, run: RunFolder) -> int | None:

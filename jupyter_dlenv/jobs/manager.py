@@ -28,7 +28,7 @@ from ..settings import DLEnv
 from ..spec import JobState, JobStatus
 from .assembly import Assembled, assemble
 from .debuggers import DEBUGGERS
-from .ending import conclude, unknown
+from .ending import complete_log, conclude, unknown
 from .following import Looks, Watch, join_cursor, split_cursor
 from .measures import keep_metrics, measured
 from .metrics import MetricReader
@@ -308,6 +308,8 @@ class JobManager:
         watch = Watch(self._looks, view, follow=follow)
         while True:
             run = RunFolder(view.folder.run_of(attempt))
+            if view.final is not None:
+                await asyncio.to_thread(complete_log, run, view.record)
             async for chunk in run_folder.follow(run, cursor, watch.ended_of(attempt)):
                 cursor = chunk.cursor
                 status, at = watch.view.status, join_cursor(attempt, cursor)
