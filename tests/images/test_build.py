@@ -217,6 +217,7 @@ def test_the_builder_gets_the_dockerfile_and_the_caller_s_files() -> None:
         context(a=member("a/../../b")),
         context(a=member("a"))[:-40],
     ],
+    ids=["text", "no archive", "outside", "absolute", "device", "link", "around", "cut"],
 )
 def test_a_context_that_is_no_folder_of_files_is_refused(text: str) -> None:
     with pytest.raises(InvalidRequest):
