@@ -8,7 +8,7 @@ from ..errors import Denied, InvalidRequest
 from ..i18n import _
 from ..images.reference import require_image
 from ..options import RunRequest
-from ..resources import GpuRequest, Mount, Resources, parse_mount, parse_size
+from ..resources import GpuRequest, Mount, Resources, Share, parse_mount, parse_size
 from .principal import Principal
 from .records import JobFolder
 
@@ -34,14 +34,20 @@ def image_of(request: RunRequest, principal: Principal) -> tuple[str, str]:
 
 
 def network_of(request: RunRequest, principal: Principal) -> str:
+    """Return the containers' network: as asked, else the environment's.
+
+    Raises:
+        Denied: A kernel without network asks for something that reaches other machines.
+    """
     own = principal.environment.network if principal.environment else "bridge"
-    asked = request.network or ("host" if request.master and own != "none" else "")
-    if principal.kernel and own == "none" and (asked not in ("", "none") or request.master):
-        raise Denied(
-            _("A kernel without network may not start jobs that have one (rule: network)."),
-            hint=_("Make an environment with a network: jupyter dlenv env add NAME --image REF --network bridge"),
-        )
-    return asked or own
+    if principal.kernel and own == "none":
+        shares = any(isinstance(mount, Share) for mount in mounts_of(request))
+        if request.network not in ("", "none") or request.master or request.rdma or shares:
+            raise Denied(
+                _("A kernel without network may not start jobs that have one (rule: network)."),
+                hint=_("Make an environment with a network: jupyter dlenv env add NAME --image REF --network bridge"),
+            )
+    return request.network or ("host" if request.master else own)
 
 
 def resources_of(request: RunRequest, principal: Principal) -> Resources:

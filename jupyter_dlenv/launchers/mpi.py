@@ -29,7 +29,7 @@ def command(program: Program) -> Launch:
     if program.addresses != tuple(f"node-{node}" for node in range(program.nnodes)):
         raise InvalidRequest(
             _("The launcher mpi starts several nodes on one host's private network only."),
-            hint=_("Leave out --network host, --node-rank and --master, or run it under Slurm."),
+            hint=_("Leave out --network host, --node-rank and --master."),
         )
     if program.node_rank:
         argv = (program.python, *_SHARED, f"{program.tools}/remote.py", f"{program.run_dir}/../{MAILBOX}")

@@ -68,6 +68,8 @@ class Session:
         with own_cell(self.shell):
             complete = replace(request, python=sys.executable)
             job = submit(self.client, asdict(complete))
+            if job.get("debugger"):
+                print(job["debugger"])
             if complete.dry_run:
                 print(job["command"])
             elif options.detach:

@@ -270,3 +270,14 @@ async def test_a_kernel_without_network_starts_no_job_that_has_one(notebook_dir:
     async with notebook("sealed", notebook_dir) as book:
         assert "rule: network" in (await book.run("%dlrun a.py --network bridge")).error
         assert (await book.run("%dlrun a.py --plain")).text == "ran\n"
+
+
+@pytest.mark.parametrize(
+    "option", ["--rdma", "--mount nfs://nas/export:/data", "--nodes 2 --node-rank 0 --master a:29500"]
+)
+async def test_nothing_leads_out_of_a_kernel_without_network(notebook_dir: Path, write: Write, option: str) -> None:
+    environment("lonely", image=docker_images.base_image(), network="none")
+    write("a.py", "print(1)\n")
+    async with notebook("lonely", notebook_dir) as book:
+        result = await book.run(f"%dlrun a.py {option}")
+        assert "rule: network" in result.error, result
