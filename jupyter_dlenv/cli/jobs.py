@@ -8,9 +8,9 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 
-from ..errors import DLEnvError
+from ..errors import DLEnvError, InvalidRequest
 from ..i18n import _
-from ..options import parse_run, usage
+from ..options import RunRequest, parse_run, usage
 from .output import FAILED, connect, say, show, write
 
 
@@ -23,6 +23,8 @@ def run_job(words: Sequence[str]) -> int:
     if options.help:
         print(usage("jupyter dlenv run"))
         return 0
+    if options.detach:
+        refuse_detached(options.request)
     client = connect()
     job = submit(client, asdict(replace(options.request, python=sys.executable)))
     if job.get("debugger"):
@@ -34,12 +36,29 @@ def run_job(words: Sequence[str]) -> int:
         if job["state"] == "PENDING":
             say(job["message"])
             say(_("A Jupyter server of yours starts it when it can, or: jupyter dlenv agent"))
+        elif options.request.notify or options.request.retries:
+            say(_("A Jupyter server of yours looks after its end, or: jupyter dlenv agent"))
     else:
         ended = until_ended(client, job, Lines(write, terminal_columns(sys.stdout), say).add)
         if ended["state"] != "SUCCEEDED":
             sys.stderr.write(f"{summary(ended)}\n")
             return int(ended["exit_code"] or FAILED)
     return 0
+
+
+def refuse_detached(request: RunRequest) -> None:
+    """Refuse what only this process could do, which would have ended by then.
+
+    Raises:
+        InvalidRequest: Names the option.
+    """
+    by_process = request.engine == "process" or not request.image or bool(request.secrets)
+    for option, given in (("--debug", request.debug), ("--retries", request.retries and by_process)):
+        if given:
+            message = _("{option} needs this command as long as the job runs, so it does not go with --detach.")
+            raise InvalidRequest(
+                message.format(option=option), hint=_("Leave --detach out, or run it from a notebook.")
+            )
 
 
 def list_gpus(arguments: argparse.Namespace) -> int:

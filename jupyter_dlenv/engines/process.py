@@ -64,7 +64,7 @@ class ProcessEngine(Engine):
         _refuse_unsupported(spec)
         argv = [spec.python, "-I", "-S", FOLDER, spec.run_dir]
         request = {"argv": argv, "env": dict(spec.env), "cwd": spec.workdir}
-        return Plan(spec, (request,), shlex.join(spec.argv))
+        return Plan(spec, (request,), _command_line(spec))
 
     async def submit(self, plan: Plan) -> Job:
         return await asyncio.to_thread(self._submit, plan)
@@ -158,6 +158,15 @@ class ProcessEngine(Engine):
         if record is None:
             raise JobNotFound(_("No process has the job {id}.").format(id=job_id), hint="jupyter dlenv jobs")
         return record
+
+
+def _command_line(spec: JobSpec) -> str:
+    """Return the command for a person to read, with the variables that its launcher sets."""
+    env = spec.of_replica(0).env if spec.parts else {}
+    words = [
+        f"{key}={value}" for key, value in env.items() if spec.env.get(key) != value and not key.startswith("DLENV_")
+    ]
+    return shlex.join([*(["env", *words] if words else []), *spec.argv])
 
 
 def _refuse_unsupported(spec: JobSpec) -> None:

@@ -87,6 +87,13 @@ class SafeFolder:
             found = [path for path in entries if fnmatch.fnmatchcase(path[-1], part)]
         return found
 
+    def remove(self, name: str) -> None:
+        """Remove a file of the folder; one that is not there is fine, and so is a folder that is not."""
+        with self.opened(flags=DIRECTORY) as root:
+            if root is not None:
+                with suppress(FileNotFoundError):
+                    os.unlink(name, dir_fd=root)
+
     def write(self, name: str, data: bytes, mode: int) -> None:
         """Put a file in place at once, owned like the folder, whatever was there under its name."""
         temporary = f".{name}.{secrets.token_hex(8)}"

@@ -31,7 +31,18 @@ from ..settings import DLEnv
 from ..spec import End, JobSpec, Part, Role
 from ..workspace import find_root
 from . import debugging
-from .choices import engine_name, gpu_request, image_of, mounts_of, network_of, own_command, resources_of, time_left
+from .choices import (
+    engine_name,
+    gpu_request,
+    image_of,
+    mounts_of,
+    network_of,
+    own_command,
+    refuse_roles,
+    refuse_without_script,
+    resources_of,
+    time_left,
+)
 from .nodes import PORT, Nodes, nodes_of
 from .ports import free_ports
 from .principal import Principal
@@ -197,7 +208,7 @@ async def _as_process(
             raise Unsupported(message.format(option=option))
     cwd = Path(request.cwd or principal.root or os.getcwd())
     python, run_dir = request.python or sys.executable, str(folder.run)
-    nodes = nodes_of(request, "host", free_ports() if request.nodes > 1 else PORT)
+    nodes = nodes_of(request, "host", free_ports())
     base = {**inherited_environment(dict(os.environ)), "PYTHONUNBUFFERED": "1", **request.env, **gpus.env}
     where = _Place(python, {**os.environ, **request.env}, (Mount("/", "/"),), run_dir, SHIM_FOLDER)
     launcher, target, launches = _launches(request, where, cwd, nodes, gpus, folder)
@@ -260,10 +271,12 @@ def _launches(
 ) -> tuple[str, Target, tuple[Launch, ...]]:
     """Return the launcher's name, what it runs, and how it does that in each replica here."""
     nproc = _nproc(request, gpus, nodes)
+    refuse_without_script(request)
     if runs_python(request):
         kept = folder.code if folder.code.is_dir() else None
         target = target_of(request, cwd, where.user_mounts, where.run_dir, kept)
         name = request.launcher or launchers.choose(target.text, nproc, nodes.nnodes)
+        refuse_roles(request, name)
     else:
         target = Target(own_command(where.own_command), "", where.own_workdir or "/")
         name = "own"

@@ -11,8 +11,10 @@ from ..options import RunRequest
 from ..resources import GpuRequest, Mount, Resources, Share, parse_mount, parse_size
 from .principal import Principal
 from .records import JobFolder
+from .target import runs_python
 
 _SHELLS = frozenset(("ash", "bash", "dash", "ipython", "python", "python3", "sh", "zsh"))
+_WITH_ROLES = frozenset(("tensorflow-ps", "paddle-ps", "mxnet"))
 
 
 def engine_name(request: RunRequest, principal: Principal) -> str:
@@ -96,3 +98,31 @@ def own_command(command: tuple[str, ...]) -> tuple[str, ...]:
             hint="%dlrun train.py --nproc 2",
         )
     return command
+
+
+def refuse_without_script(request: RunRequest) -> None:
+    """Refuse options that are about a script where none is named.
+
+    Raises:
+        InvalidRequest: Names the option.
+    """
+    given = {"--launcher": request.launcher, "--nproc": request.nproc, "--debug": request.debug}
+    for option, value in given.items():
+        if value and not runs_python(request):
+            message = _("{option} goes with a script or module; the image's own command is run as it is.")
+            raise InvalidRequest(message.format(option=option), hint="%dlrun train.py --nproc 2")
+
+
+def refuse_roles(request: RunRequest, launcher: str) -> None:
+    """Refuse options that this launcher would take no notice of.
+
+    Raises:
+        InvalidRequest: Names the option and launchers that do.
+    """
+    if launcher in _WITH_ROLES and request.debug:
+        raise InvalidRequest(_("--debug goes with ranks that are alike, and {name} has roles.").format(name=launcher))
+    if launcher not in _WITH_ROLES and (request.servers or request.workers):
+        raise InvalidRequest(
+            _("--servers and --workers mean nothing to the launcher {name}.").format(name=launcher),
+            hint="--launcher paddle-ps, --launcher tensorflow-ps, --launcher mxnet",
+        )

@@ -38,7 +38,7 @@ from .records import Final, JobFolder, JobRecord, job_ids, job_not_found
 from .retries import between_attempts, tried_again
 from .stalls import STALLS
 from .starting import Starter, cancelled, refused
-from .submission import keep_code, record_of, remarks
+from .submission import forget_secrets, keep_code, record_of, remarks
 from .views import JobView, LogFrame
 from .waiting import SUBMITTING, advance, forget, keep, pending, starts_again, waiting_data, waiting_status
 
@@ -74,11 +74,10 @@ class JobManager:
         folder = JobFolder(request.request_id)
         if folder.path.exists():
             return await self.get(principal, request.request_id)
-        request = replace(request, notify=request.notify or self._settings.notify_command)
         MetricReader(request.plot)  # refuses a pattern that cannot be used
         assembled = await assemble(request, principal, self._settings, folder, GpuGrant())
         ask = assembled.ask()
-        record = record_of(assembled, principal)
+        record = record_of(assembled, principal, self._settings.notify_command)
         assembled.engine.plan(assembled.spec)  # refuses what the engine lacks before anything is written
         if not folder.create(record):
             return await self.get(principal, request.request_id)
@@ -144,6 +143,7 @@ class JobManager:
             DLEnvError: It could not be run.
         """
         folder = JobFolder(request.request_id)
+        MetricReader(request.plot)
         assembled = await assemble(request, principal, self._settings, folder, GpuGrant())
         gpus = await self.leases.preview(assembled.ask())
         if gpus.uuids:
@@ -225,18 +225,26 @@ class JobManager:
         """Record an end that was seen: of the job, or of an attempt that another one follows."""
         final = await asyncio.to_thread(conclude, folder, record, status, attempt)
         if tried_again(record, final, attempt) and not folder.stop_intended() and starts_again(folder):
+            await self._forget(folder, record, attempt)
             if folder.end_attempt(attempt, final):
                 await load_engine(record.engine).remove(record.id, attempt)
             with suppress(EngineUnavailable):  # another process may be able to use the ledger
                 self.advance("job")
             return between_attempts(folder, record) or final.status, None
         final = folder.finish(final)
+        await self._forget(folder, record, attempt)
         await asyncio.to_thread(keep_metrics, folder, record, final.log_bytes)
-        await load_engine(record.engine).remove(record.id)
+        with suppress(DLEnvError):  # what is left is removed later
+            await load_engine(record.engine).remove(record.id)
         folder.waits_no_more()
         forget(record.id)
-        await DEBUGGERS.close(record.id)
         return final.status, final
+
+    async def _forget(self, folder: JobFolder, record: JobRecord, attempt: int) -> None:
+        """Remove what an attempt has left beside its log."""
+        if record.secrets:
+            await asyncio.to_thread(forget_secrets, folder, attempt, record.replicas)
+        await DEBUGGERS.close(record.id)
 
     def _folder(self, principal: Principal, job_id: str) -> tuple[JobFolder, JobRecord]:
         try:
@@ -259,12 +267,12 @@ class JobManager:
         folder, record = self._folder(principal, job_id)
         if folder.final() is None:
             await asyncio.to_thread(folder.intend_stop)
-            if folder.waiting() is not None and (
-                await asyncio.to_thread(self.leases.cancel, job_id) or folder.pauses()
-            ):
-                folder.finish(cancelled())
-                forget(job_id)
-                return await self.get(principal, job_id)
+            if folder.waiting() is not None:
+                await asyncio.to_thread(self.leases.cancel, job_id)
+                with folder.starting() as mine:  # whoever starts it just now stops it then
+                    if mine:
+                        folder.finish(cancelled())
+                        forget(job_id)
             await load_engine(record.engine).cancel(job_id, grace_s=0 if force else _CANCEL_GRACE_S)
         return await self.get(principal, job_id)
 

@@ -15,9 +15,7 @@ PORT = 29500
 PORTS = 64
 """How many of them a job may use."""
 
-_ADDRESS = re.compile(
-    r"(?:\[(?P<six>[0-9a-fA-F:.]+(?:%[0-9A-Za-z._-]+)?)\]|(?P<host>[0-9A-Za-z._-]+)):(?P<port>[0-9]{1,5})"
-)
+_ADDRESS = re.compile(r"(?P<host>[0-9A-Za-z._-]+):(?P<port>[0-9]{1,5})")
 
 
 @dataclass(frozen=True)
@@ -94,6 +92,6 @@ def parse_master(text: str) -> tuple[tuple[str, ...], int]:
     if not all(found) or len(ports) != 1 or not 0 < min(ports) <= 65535 - PORTS:
         raise InvalidRequest(
             _("--master takes HOST:PORT, not {text!r}.").format(text=text[:80]),
-            hint=_("Example: --master gpu-1.example.org:29500; where a launcher needs all nodes, by commas."),
+            hint=_("Example: --master gpu-1.example.org:29500, a name or an IPv4 address; several nodes by commas."),
         )
-    return tuple(str(match["six"] or match["host"]) for match in found if match), ports.pop()
+    return tuple(str(match["host"]) for match in found if match), ports.pop()

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import threading
+from typing import BinaryIO
 
 from .records import Final, JobFolder, JobRecord
 
 _TOLD = "notified"
 _OUTPUT = "notify.log"
+_LONGEST = 4096
 
 
 def tell_once(folder: JobFolder, record: JobRecord, final: Final) -> None:
@@ -22,24 +24,32 @@ def tell_once(folder: JobFolder, record: JobRecord, final: Final) -> None:
         return
     descriptor = os.open(folder.path / _OUTPUT, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
     with os.fdopen(descriptor, "ab") as output:
-        child = subprocess.Popen(
-            record.notify,
-            shell=True,
-            env={**os.environ, **variables(record, final)},
-            cwd=record.cwd if os.path.isdir(record.cwd) else None,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-        )
+        try:
+            child = _run(record, final, output)
+        except (OSError, ValueError) as error:
+            output.write(f"{error}\n".encode())
+            return
     threading.Thread(target=child.wait, name="dlenv-notify", daemon=True).start()  # so that it leaves no zombie
+
+
+def _run(record: JobRecord, final: Final, output: BinaryIO) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        record.notify,
+        shell=True,
+        env={**os.environ, **variables(record, final)},
+        cwd=record.cwd if os.path.isdir(record.cwd) else None,
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=output,
+        start_new_session=True,
+    )
 
 
 def variables(record: JobRecord, final: Final) -> dict[str, str]:
     """Return what the command is told of the job, as variables. Pure."""
     status = final.status
     seconds = (status.finished_at or 0) - (status.started_at or status.finished_at or 0)
-    return {
+    told = {
         "DLENV_JOB": record.id,
         "DLENV_JOB_NAME": record.name,
         "DLENV_JOB_STATE": status.state.value,
@@ -47,3 +57,4 @@ def variables(record: JobRecord, final: Final) -> dict[str, str]:
         "DLENV_JOB_MESSAGE": status.message,
         "DLENV_JOB_SECONDS": f"{max(seconds, 0):.0f}",
     }
+    return {name: text[:_LONGEST].replace("\0", "") for name, text in told.items()}

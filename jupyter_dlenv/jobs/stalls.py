@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..engines.docker.engine import DockerEngine
+from ..engines.folder import RunFolder
 from ..engines.registry import load_engine
 from ..errors import DLEnvError
 from ..gpus.model import Unit
@@ -23,7 +24,7 @@ STALLS: dict[str, str] = {}
 """What is to be said of running jobs that seem to hang, by id, as far as this process looked."""
 
 _MINUTE_S = 60.0
-_OWN = ("log", "tail.json", "raw/launcher.log")
+_OWN = (("log",), ("tail.json",), ("raw", "launcher.log"))
 
 
 @dataclass
@@ -81,7 +82,7 @@ class Stalls:
         if not folder.path.is_dir():
             return None
         now, record = time.time(), folder.record()
-        ages = {rank: now - when for rank, when in _written_at(folder.run, record)}
+        ages = {rank: now - when for rank, when in await asyncio.to_thread(_written_at, folder.run, record)}
         silent_s = min(ages.values(), default=0.0)
         watched = self._watched[job.id]
         uuids = leased_by(job.labels)
@@ -117,20 +118,21 @@ async def _cores(engine: DockerEngine, job: Job, watched: _Watched, now: float) 
     return None if before_s is None or now <= before else (used_s - before_s) / (now - before)
 
 
-def _written_at(run: Path, record: JobRecord) -> Iterator[tuple[int, float]]:
-    """Yield when each rank's files were last written; -1 stands for what is no rank's."""
+def _written_at(run: Path, record: JobRecord) -> list[tuple[int, float]]:
+    """Return when each rank's files were last written; -1 stands for what is no rank's."""
     newest: dict[int, float] = {}
     for index in range(record.replicas):
-        node = run / f"node-{index}" if index else run
-        for path in [*map(node.joinpath, _OWN), *(node.glob(record.rank_logs) if record.rank_logs else ())]:
-            rank = _rank_of(path.relative_to(node).parts, record, index)
+        node = RunFolder(run).node(index)
+        ranks = node.files.find(record.rank_logs.split("/")) if record.rank_logs else []
+        for parts in [*_OWN, *ranks]:
+            rank = _rank_of(parts, record, index)
             try:
-                newest[rank] = max(newest.get(rank, 0.0), os.lstat(path).st_mtime)
+                newest[rank] = max(newest.get(rank, 0.0), os.lstat(node.path.joinpath(*parts)).st_mtime)
             except OSError:
                 continue
-    yield from newest.items()
+    return list(newest.items())
 
 
 def _rank_of(parts: Sequence[str], record: JobRecord, index: int) -> int:
     name = parts[record.rank_part] if len(parts) >= -record.rank_part > 0 else ""
-    return record.first_ranks[index] + int(name) if name.isascii() and name.isdigit() else -1
+    return record.first_ranks[index] + int(name) if name.isascii() and name.isdigit() and len(name) < 8 else -1

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
 from ..engines.docker.names import container_name
 from ..engines.folder import RunFolder
-from ..errors import Conflict, DLEnvError
+from ..errors import Conflict, DLEnvError, EngineError, EngineUnavailable
 from ..gpus.lease import Lease
 from ..gpus.leases import Leases
 from ..i18n import _
@@ -41,10 +43,11 @@ class Starter:
             DLEnvError: It was not started, and its record says why.
         """
         try:
-            assembled = await assemble(request, principal, self.settings, folder, lease.gpus)
+            with told():
+                assembled = await assemble(request, principal, self.settings, folder, lease.gpus)
         except DLEnvError as error:
             lease.close()
-            folder.finish(refused(error))
+            _refuse(folder, error)
             raise
         return await self.start(folder, assembled, lease)
 
@@ -56,7 +59,7 @@ class Starter:
             DLEnvError: It was not started, and its record says why.
         """
         with folder.starting() as mine:
-            if not mine:
+            if not mine or assembled.spec.attempt != folder.attempt:
                 lease.close()
                 raise Conflict(_("Job {id} is being started already.").format(id=assembled.spec.id))
             return await self._start(folder, assembled, lease)
@@ -65,30 +68,52 @@ class Starter:
         engine, job_id = assembled.engine, assembled.spec.id
         held = (lease.record.descriptor,) if lease.record and not engine.capabilities.images else ()
         try:
-            plan = replace(engine.plan(assembled.spec), inherited=held)
-            await asyncio.to_thread(prepare_folder, assembled, folder)
+            begun = await self._begun(assembled)
+            if begun is not None:
+                lease.close()
+                await asyncio.to_thread(folder.mark_started, "")
+                return begun
+            with told():
+                plan = replace(engine.plan(assembled.spec), inherited=held)
+                await asyncio.to_thread(prepare_folder, assembled, folder)
             job = await engine.submit(plan)
         except Conflict:
             lease.close()
             raise  # somebody else has started it, and what runs is his
         except DLEnvError as error:
-            await asyncio.to_thread(forget_secrets, assembled)
-            folder.finish(cancelled() if folder.stop_intended() else refused(error))
-            await engine.remove(job_id)
             lease.close()
+            await asyncio.to_thread(forget_secrets, folder, assembled.spec.attempt, assembled.spec.replicas)
+            _refuse(folder, error)
+            with suppress(DLEnvError):
+                await engine.remove(job_id)
             raise
         await asyncio.to_thread(folder.mark_started, job.native_id)
-        if assembled.request.debug:
-            folder.note_debugger(await waiting_debugger(assembled))
         if not assembled.request.retries:
             folder.waits_no_more()
         if held:
             await self.leases.hand_over(lease, job.native_id)
         else:
             lease.close()
+        if assembled.request.debug:
+            await self._note_debugger(folder, assembled)
         if folder.stop_intended():  # in the moment in which it was started
             await engine.cancel(job_id, grace_s=0)
         return job.status
+
+    async def _begun(self, assembled: Assembled) -> JobStatus | None:
+        """Return where an attempt stands that a killed starter has begun, None for any other."""
+        spec = assembled.spec
+        if not Path(spec.run_dir).exists():
+            return None
+        found = (await assembled.engine.poll([spec.id])).get(spec.id)
+        mine = found is not None and found.attempt == spec.attempt and found.state is not JobState.STARTING
+        return found if mine else None
+
+    async def _note_debugger(self, folder: JobFolder, assembled: Assembled) -> None:
+        try:
+            folder.note_debugger(await waiting_debugger(assembled))
+        except DLEnvError as error:
+            folder.note_debugger(str(error))  # the job itself goes on, or has said why it does not
 
 
 async def waiting_debugger(assembled: Assembled) -> str:
@@ -104,6 +129,22 @@ async def waiting_debugger(assembled: Assembled) -> str:
     port = await DEBUGGERS.open(spec.id, Waiting(assembled.engine.name, container, run, uids))
     mappings = path_mappings(assembled.user_mounts)
     return card(spec.name, rank, port, mappings, open_to_others=spec.network == "host")
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """Turn what the system refuses into an error of ours, so that a job that cannot be prepared has failed."""
+    try:
+        yield
+    except OSError as error:
+        raise EngineError(_("The job could not be prepared: {error}.").format(error=error), hint="df -h") from error
+
+
+def _refuse(folder: JobFolder, error: DLEnvError) -> None:
+    """Write that a job was never started, unless it waits and only the engine is away: then it waits on."""
+    if isinstance(error, EngineUnavailable) and folder.kept() is not None:
+        return
+    folder.finish(cancelled() if folder.stop_intended() else refused(error))
 
 
 def cancelled() -> Final:

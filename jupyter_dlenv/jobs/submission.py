@@ -29,8 +29,12 @@ _NO_LOGS = RankLogs("", -2)
 _PROCESS_LOGS = RankLogs(str(PROCESS_LOGS["pattern"]), -2)
 
 
-def record_of(assembled: Assembled, principal: Principal) -> JobRecord:
-    """Return what is kept of a request, for people and for history."""
+def record_of(assembled: Assembled, principal: Principal, notify: str = "") -> JobRecord:
+    """Return what is kept of a request, for people and for history.
+
+    Args:
+        notify: What runs at the end where the request names nothing.
+    """
     spec, request = assembled.spec, assembled.request
     logs = spec.rank_logs or (_PROCESS_LOGS if assembled.launches[0].processes else _NO_LOGS)
     return JobRecord(
@@ -64,7 +68,7 @@ def record_of(assembled: Assembled, principal: Principal) -> JobRecord:
         rank_part=logs.rank_part,
         retries=request.retries,
         plot=request.plot,
-        notify=request.notify,
+        notify=request.notify or notify,
     )
 
 
@@ -112,13 +116,22 @@ def keep_code(assembled: Assembled, folder: JobFolder) -> None:
         return
     reader = assembled.spec.identity if os.geteuid() == 0 else None
     always = script_path(request, assembled.cwd) if request.script and not request.cell else None
-    folder.note_code(str(copy_code(code_folder(request, assembled.cwd), folder.code, always=always, reader=reader)))
+    source = code_folder(request, assembled.cwd)
+    try:
+        copied = str(copy_code(source, folder.code, always=always, reader=reader))
+    except OSError as error:
+        shutil.rmtree(folder.code, ignore_errors=True)
+        copied = _("Runs the code that it finds when it starts, because it could not be copied: {error}.").format(
+            error=error
+        )
+    folder.note_code(copied)
 
 
 def prepare_folder(assembled: Assembled, folder: JobFolder) -> None:
     """Write what the shims read; the values of ``-e KEY`` go into a file that each removes at once."""
     spec, request = assembled.spec, assembled.request
     run = RunFolder(Path(spec.run_dir))
+    shutil.rmtree(run.path, ignore_errors=True)  # of a starter that was killed
     give = spec.identity if spec.identity and os.geteuid() == 0 else None
     run.create(*((give.uid, give.gid) if give else ()), replicas=spec.replicas)
     _write_files(run.path, assembled.target.files, give)
@@ -164,8 +177,8 @@ def _copy_code(code: Path, into: Path, give: Identity | None) -> None:
             os.lchown(path, give.uid, give.gid)
 
 
-def forget_secrets(assembled: Assembled) -> None:
-    """Remove the values of ``-e KEY`` of a job that never started."""
-    run = RunFolder(Path(assembled.spec.run_dir))
-    for index in range(assembled.spec.replicas):
-        (run.node(index).path / "secrets.json").unlink(missing_ok=True)
+def forget_secrets(folder: JobFolder, attempt: int, replicas: int) -> None:
+    """Remove the values of ``-e KEY`` that no shim has taken."""
+    run = RunFolder(folder.run_of(attempt))
+    for index in range(replicas):
+        run.node(index).files.remove("secrets.json")

@@ -40,6 +40,8 @@ class JobView:
 
     def _now(self) -> dict[str, Any]:
         run = self.folder.run_of(self.attempt)
+        if self.attempt > 1 and not run.is_dir():  # stopped before it began: what is there to read is of the one before
+            run = self.folder.run_of(self.attempt - 1)
         size = self.final.log_bytes if self.final and self.final.log_bytes else RunFolder(run).log_size()
         return job_json(self, run / "log", size)
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from .. import background
 from ..engines.process import start_ticks
+from ..engines.registry import load_engine
 from ..errors import Conflict, DLEnvError, EngineUnavailable, InvalidRequest
 from ..gpus.asks import Ask
 from ..gpus.lease import Lease, Queued
@@ -28,10 +29,10 @@ from ..kernels.environments import environment_from_json
 from ..options import RunRequest, request_from_json
 from ..paths import jobs_dir
 from ..resources import GpuGrant, parse_size
-from ..spec import JobState, JobStatus, Reason, new_id
+from ..spec import JobState, JobStatus, Reason, Role, new_id
 from .assembly import assemble
 from .principal import Principal
-from .records import JobFolder, every_job
+from .records import JobFolder, JobRecord, every_job
 from .retention import remove_old_jobs
 from .retries import due_at
 from .starting import Starter, cancelled, refused
@@ -217,12 +218,22 @@ class Advancer:
         most = parse_size(settings.keep_jobs_size) if settings.keep_jobs_size else 0
         days = settings.keep_jobs_days
         await asyncio.to_thread(remove_old_jobs, settings.owner, most_days=days, most_bytes=most)
+        for name in ("docker", "process"):
+            await self._quietly(self._remove_ended(name))
+
+    async def _remove_ended(self, engine_name: str) -> None:
+        """Remove what an engine still holds of jobs whose end is noted: whoever noted it was killed, or it was away."""
+        engine, here = load_engine(engine_name), str(jobs_dir())
+        for job in await engine.list(self._starter.settings.owner):
+            ours = job.role is Role.TRAINER and job.labels.get("run-dir", "").startswith(f"{here}/")
+            if ours and JobFolder(job.id).final() is not None:
+                await engine.remove(job.id)
 
     async def _watch(self) -> None:
         """Look after the jobs that have not ended and whose end has to be followed by something."""
         for folder in await asyncio.to_thread(self._running):
             if not folder.pauses():
-                await self._look_after(folder)
+                await self._quietly(self._look_after(folder))
             if folder.pauses():
                 self._pausing.add(folder.path.name)
 
@@ -231,7 +242,9 @@ class Advancer:
         self._over |= {folder.path.name for folder in folders if folder.final() is not None}
         left = [folder for folder in folders if folder.path.name not in self._over]
         going = [folder for folder in left if folder.started() or folder.pauses()]
-        return [folder for folder in going if (record := folder.record()).retries or record.notify]
+        for job_id in self._over & KEPT.keys():
+            forget(job_id)
+        return [folder for folder in going if (record := _record_of(folder)) and (record.retries or record.notify)]
 
     async def _begin_attempts(self) -> None:
         """Start the next attempts that are due."""
@@ -259,7 +272,7 @@ class Advancer:
                 self._leases.cancel(job_id)  # nobody waits for this place
         except (Conflict, EngineUnavailable):
             return  # another process was faster, or it was stopped; or it waits on
-        except (DLEnvError, *_BROKEN) as error:
+        except (DLEnvError, OSError, *_BROKEN) as error:
             self._leases.cancel(job_id)
             if folder.path.exists():
                 known = error if isinstance(error, DLEnvError) else DLEnvError(str(error))
@@ -293,7 +306,8 @@ class Advancer:
 
 def _lost(known: Container[str]) -> list[str]:
     """Return the jobs that wait and that nobody knows of, in the order in which they came."""
-    waiting = [(folder, data) for folder in every_job() if (data := folder.waiting()) is not None]
+    known_jobs = [folder for folder in every_job() if _record_of(folder)]
+    waiting = [(folder, data) for folder in known_jobs if (data := folder.waiting()) is not None]
     lost = [
         folder
         for folder, data in waiting
@@ -303,6 +317,14 @@ def _lost(known: Container[str]) -> list[str]:
         and not (folder.attempt == 1 and _is_being_submitted(folder.path.name, data))
     ]
     return [folder.path.name for folder in sorted(lost, key=lambda each: each.record().created_at)]
+
+
+def _record_of(folder: JobFolder) -> JobRecord | None:
+    """Return a job's record, None where it is damaged: one must not keep the others from starting."""
+    try:
+        return folder.record()
+    except (DLEnvError, OSError, *_BROKEN):
+        return None
 
 
 def _is_being_submitted(job_id: str, data: Mapping[str, Any]) -> bool:
