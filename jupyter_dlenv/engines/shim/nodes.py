@@ -53,7 +53,8 @@ class Node:
         self._index = index
         self._first_rank = int(launch.get("first_rank") or 0)
         self._number = int(launch.get("node_rank") or index)
-        self._names = [_name_of(process) for process in launch.get("processes") or ()]
+        processes = launch.get("processes")
+        self._names = [_name_of(process) for process in processes] if isinstance(processes, list) else []
 
     def launcher(self) -> Mark:
         """Return whose lines the command's own are: where ranks have no files of their own, those of the first rank."""
