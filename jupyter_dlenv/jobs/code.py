@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from pathspec import GitIgnoreSpec
 
+from ..engines.safe_files import DIRECTORY, FILE
 from ..i18n import _
 from ..resources import format_size
 from ..spec import Identity
@@ -21,7 +24,14 @@ MOST_FILES = 5000
 _IGNORED_ALWAYS = (".git", "__pycache__", ".ipynb_checkpoints", ".venv", "node_modules")
 _IGNORE_FILES = (".gitignore", ".dockerignore")
 _HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
-_REF_BYTES = 1 << 20
+_REF_BYTES, _RULES_BYTES, _CHUNK = 1 << 20, 1 << 20, 1 << 20
+_DEEPEST = 100  # levels of folders; what is deeper is no code
+_LEFT_OUT = frozenset(
+    # EINVAL: no link any more. EAGAIN: somebody holds a lease on the file, which an ordinary open would wait for.
+    (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EACCES, errno.EPERM, errno.ENXIO, errno.EINVAL, errno.EAGAIN)
+)
+_Parts = tuple[str, ...]
+_Rules = tuple[tuple[Path, GitIgnoreSpec], ...]
 
 
 @dataclass(frozen=True)
@@ -54,62 +64,174 @@ def copy_code(
 ) -> Copied:
     """Copy a folder's files, less what its .gitignore and .dockerignore leave out; nothing where they are too many.
 
-    Links are copied as links, and what is no regular file stays out.
+    Links are copied as links, and what is no regular file stays out, as does what vanishes meanwhile.
 
     Args:
-        always: A file of the folder that no rule leaves out.
+        always: A file in the folder that no rule leaves out; where it is a link, what it leads to is copied.
         reader: Who must be able to read them, for a server that runs as root; None for this process's own account.
     """
-    found: list[Path] = []
+    tree = _Tree(os.path.realpath(folder), reader)
+    found: dict[_Parts, os.stat_result] = {}
     size = 0
-    for path, info in _files(folder, []):
-        if reader is not None and not _may_read(reader, info):
-            continue
-        found.append(path)
+    for parts, info in _files(tree):
+        found[parts] = info
         size += info.st_size
         if len(found) > most_files or size > most_bytes:
-            message = _("Runs the code that it finds when it starts: {folder} holds more than {files} files or {size}.")
-            limit = format_size(most_bytes)
-            return Copied(refused=message.format(folder=folder, files=most_files, size=limit))
-    for path in found if always is None or always in found else [*found, always]:
-        target = into / path.relative_to(folder)
+            return _too_much(folder, most_files, most_bytes)
+    files = size = 0
+    if always is not None:
+        found.pop((always.name,), None)
+        copied = _copy_script(tree, always.name, into, most_bytes)
+        if copied is None:
+            message = _("Runs the code that it finds when it starts: the job's user may not read {path}.")
+            return Copied(refused=message.format(path=always))
+        files, size = 1, copied
+    for parts, info in found.items():
+        copy = tree.copy_link if stat.S_ISLNK(info.st_mode) else tree.copy_file
+        copied = copy(parts, into.joinpath(*parts), most_bytes - size)
+        files, size = files + (copied is not None), size + (copied or 0)
+        if size > most_bytes:  # they have grown meanwhile
+            shutil.rmtree(into)
+            return _too_much(folder, most_files, most_bytes)
+    return Copied(files, size)
+
+
+def _too_much(folder: Path, most_files: int, most_bytes: int) -> Copied:
+    message = _("Runs the code that it finds when it starts: {folder} holds more than {files} files or {size}.")
+    return Copied(refused=message.format(folder=folder, files=most_files, size=format_size(most_bytes)))
+
+
+def _copy_script(tree: _Tree, name: str, into: Path, most: int) -> int | None:
+    """Copy the file that a script is or leads to: a link itself might lead nowhere in the copy."""
+    end = Path(os.path.realpath(os.path.join(tree.root, name)))
+    home = tree if end.is_relative_to(tree.root) else _Tree("/", tree.reader)
+    return home.copy_file(end.relative_to(home.root).parts, into / name, most)
+
+
+class _Tree:
+    """A folder that its owner may change while it is read: each component is opened for itself and then looked at.
+
+    Args:
+        root: The folder. What lies above it is not looked at: a container gets it mounted.
+        reader: Who must be able to read all of it, None for this process's own account.
+    """
+
+    def __init__(self, root: str, reader: Identity | None) -> None:
+        self.root, self.reader = root, reader
+
+    @contextmanager
+    def opened(self, parts: _Parts, flags: int, needs: int) -> Iterator[int | None]:
+        """Open a file, or with ``DIRECTORY`` a folder; None where none is that the reader has these rights to."""
+        found = self._open(parts, flags, needs)
+        try:
+            yield found
+        finally:
+            if found is not None:
+                os.close(found)
+
+    def _open(self, parts: _Parts, flags: int, needs: int) -> int | None:
+        found: int | None = None
+        try:
+            for depth, name in enumerate((self.root, *parts)):
+                last = depth == len(parts)
+                before, found = found, os.open(name, flags if last else DIRECTORY, dir_fd=found)
+                if before is not None:
+                    os.close(before)
+                info = os.fstat(found)
+                is_wanted = stat.S_ISREG if last and flags != DIRECTORY else stat.S_ISDIR
+                if not (is_wanted(info.st_mode) and self.may(info, needs if last else os.X_OK)):
+                    raise PermissionError(errno.EACCES, name)
+        except OSError as error:
+            if found is not None:
+                os.close(found)
+            if error.errno not in _LEFT_OUT:
+                raise
+            return None
+        return found
+
+    def may(self, info: os.stat_result, needs: int) -> bool:
+        """Tell whether the reader has some rights to something; without a reader, to open it tells."""
+        if self.reader is None or self.reader.uid == 0:
+            return True
+        if info.st_uid == self.reader.uid:
+            return not needs & ~(info.st_mode >> 6)
+        grouped = info.st_gid in (self.reader.gid, *self.reader.groups)
+        return not needs & ~(info.st_mode >> 3 if grouped else info.st_mode)
+
+    def copy_file(self, parts: _Parts, target: Path, most: int) -> int | None:
+        """Copy a file, little more than ``most`` of it; return how much, None where there is none to read."""
+        with self.opened(parts, FILE, os.R_OK) as file:
+            if file is None:
+                return None
+            info, size = os.fstat(file), 0
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with open(target, "xb") as copy:
+                while size <= most and (data := os.read(file, _CHUNK)):
+                    size += copy.write(data)
+                os.fchmod(copy.fileno(), info.st_mode & 0o777 | stat.S_IRUSR)  # its owner will be the reader
+            os.utime(target, ns=(info.st_atime_ns, info.st_mtime_ns))
+        return size
+
+    def copy_link(self, parts: _Parts, target: Path, most: int) -> int | None:
+        """Make the same link; None where there is none any more."""
+        with self.opened(parts[:-1], DIRECTORY, os.X_OK) as folder:
+            if folder is None:
+                return None
+            try:
+                end = os.readlink(parts[-1], dir_fd=folder)
+            except OSError as error:
+                if error.errno not in _LEFT_OUT:
+                    raise
+                return None
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(path, target, follow_symlinks=False)
-    return Copied(len(found), size)
+        os.symlink(end, target)
+        return 0
 
 
-def _may_read(reader: Identity, info: os.stat_result) -> bool:
-    if info.st_uid == reader.uid:
-        return bool(info.st_mode & stat.S_IRUSR)
-    grouped = info.st_gid in (reader.gid, *reader.groups)
-    return bool(info.st_mode & (stat.S_IRGRP if grouped else stat.S_IROTH))
+def _files(tree: _Tree) -> Iterator[tuple[_Parts, os.stat_result]]:
+    """Yield the files that no rule leaves out, each with its own ``lstat``."""
+    waiting: list[tuple[_Parts, _Rules]] = [((), ())]
+    while waiting:
+        parts, rules = waiting.pop()
+        with tree.opened(parts, DIRECTORY, os.R_OK | os.X_OK) as folder:
+            if folder is None:
+                continue
+            rules = (*rules, *_rules_in(tree, parts))
+            for entry in _entries(folder):
+                each, is_folder = (*parts, entry.name), entry.is_dir(follow_symlinks=False)
+                if entry.name in _IGNORED_ALWAYS or _is_ignored(Path(*each), is_folder, rules):
+                    continue
+                if not is_folder:
+                    yield from _readable(tree, folder, each)
+                elif len(each) < _DEEPEST:
+                    waiting.append((each, rules))
 
 
-def _files(folder: Path, rules: Sequence[tuple[Path, GitIgnoreSpec]]) -> Iterator[tuple[Path, os.stat_result]]:
-    """Yield the files below a folder that no rule leaves out, each with its own ``lstat``."""
-    rules = [*rules, *_rules_in(folder)]
+def _entries(folder: int) -> list[os.DirEntry[str]]:
     with os.scandir(folder) as entries:
-        for entry in sorted(entries, key=lambda each: each.name):
-            path = Path(entry.path)
-            is_folder = entry.is_dir(follow_symlinks=False)
-            if entry.name in _IGNORED_ALWAYS or _is_ignored(path, is_folder, rules):
-                continue
-            if is_folder:
-                if os.access(path, os.R_OK | os.X_OK):
-                    yield from _files(path, rules)
-                continue
-            info = entry.stat(follow_symlinks=False)
-            if stat.S_ISLNK(info.st_mode) or (stat.S_ISREG(info.st_mode) and os.access(path, os.R_OK)):
-                yield path, info
+        return sorted(entries, key=lambda each: each.name)
 
 
-def _rules_in(folder: Path) -> list[tuple[Path, GitIgnoreSpec]]:
-    files = [folder / name for name in _IGNORE_FILES]
-    texts = [path.read_text(errors="replace") for path in files if path.is_file() and os.access(path, os.R_OK)]
-    return [(folder, GitIgnoreSpec.from_lines(text.splitlines())) for text in texts]
+def _readable(tree: _Tree, folder: int, parts: _Parts) -> Iterator[tuple[_Parts, os.stat_result]]:
+    """Yield a link or regular file in an open folder, if it is one that can be read."""
+    try:
+        info = os.stat(parts[-1], dir_fd=folder, follow_symlinks=False)
+    except FileNotFoundError:
+        return
+    may = tree.may(info, os.R_OK) and os.access(parts[-1], os.R_OK, dir_fd=folder, follow_symlinks=False)
+    if stat.S_ISLNK(info.st_mode) or (stat.S_ISREG(info.st_mode) and may):
+        yield parts, info
 
 
-def _is_ignored(path: Path, is_folder: bool, rules: Sequence[tuple[Path, GitIgnoreSpec]]) -> bool:
+def _rules_in(tree: _Tree, parts: _Parts) -> Iterator[tuple[Path, GitIgnoreSpec]]:
+    for name in _IGNORE_FILES:
+        with tree.opened((*parts, name), FILE, os.R_OK) as file:
+            if file is not None:
+                text = os.pread(file, _RULES_BYTES, 0).decode("utf-8", "replace")
+                yield Path(*parts), GitIgnoreSpec.from_lines(text.splitlines())
+
+
+def _is_ignored(path: Path, is_folder: bool, rules: _Rules) -> bool:
     """Return what the last rule says that says anything: a deeper file may take back what an upper one leaves out."""
     said = [spec.check_file(str(path.relative_to(base)) + "/" * is_folder).include for base, spec in rules]
     return next((bool(word) for word in reversed(said) if word is not None), False)

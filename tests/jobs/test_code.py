@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from jupyter_dlenv.jobs import code
 from jupyter_dlenv.jobs.code import commit_of, copy_code
 from jupyter_dlenv.spec import Identity
 
@@ -70,9 +73,108 @@ def test_a_server_that_runs_as_root_copies_what_the_user_may_read(tmp_path: Path
     source = _tree(tmp_path / "project", **{"open.py": "1", "closed.py": "2"})
     (source / "closed.py").chmod(0o600)
     (source / "open.py").chmod(0o644)
-    stranger = Identity(uid=os.getuid() + 4321, gid=os.getgid() + 4321)
-    copy_code(source, tmp_path / "copy", reader=stranger)
+    copy_code(source, tmp_path / "copy", reader=STRANGER)
     assert _names(tmp_path / "copy") == ["open.py"]
+
+
+STRANGER = Identity(uid=os.getuid() + 4321, gid=os.getgid() + 4321, groups=(os.getgid() + 4322,))
+
+
+def test_folders_that_the_user_may_not_enter_are_not_copied(tmp_path: Path) -> None:
+    source = _tree(tmp_path / "project", **{"open/a.py": "1", "shut/b.py": "2", "listed/c.py": "3", "passed/d.py": "4"})
+    for path in source.rglob("*"):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    for name, mode in (("shut", 0o700), ("listed", 0o744), ("passed", 0o711)):
+        (source / name).chmod(mode)
+    copy_code(source, tmp_path / "copy", reader=STRANGER)
+    assert _names(tmp_path / "copy") == ["open/a.py"]
+    source.chmod(0o700)
+    assert copy_code(source, tmp_path / "none", reader=STRANGER).files == 0
+
+
+def test_the_rights_of_a_group_count(tmp_path: Path) -> None:
+    source = _tree(tmp_path / "project", **{"a.py": "1", "b.py": "2"})
+    (source / "a.py").chmod(0o640)
+    (source / "b.py").chmod(0o604)
+    member = Identity(uid=STRANGER.uid, gid=STRANGER.gid, groups=(os.getgid(),))
+    copy_code(source, tmp_path / "copy", reader=member)
+    assert _names(tmp_path / "copy") == ["a.py"]
+
+
+def test_a_script_that_the_user_may_not_read_is_not_copied(tmp_path: Path) -> None:
+    source = _tree(tmp_path / "project", **{"train.py": "secret", "more.py": "1"})
+    (source / "train.py").chmod(0o600)
+    copied = copy_code(source, tmp_path / "copy", always=source / "train.py", reader=STRANGER)
+    assert "may not read" in str(copied)
+    assert not (tmp_path / "copy").exists()
+
+
+def test_a_script_that_is_a_link_is_copied_as_a_file(tmp_path: Path) -> None:
+    source = _tree(tmp_path / "project", **{"more.py": "1"})
+    _tree(tmp_path / "elsewhere", **{"real.py": "print()"})
+    os.symlink("../elsewhere/real.py", source / "train.py")
+    copied = copy_code(source, tmp_path / "copy", always=source / "train.py")
+    assert (tmp_path / "copy/train.py").read_text() == "print()"
+    assert not (tmp_path / "copy/train.py").is_symlink()
+    assert copied.files == 2
+
+
+@pytest.mark.parametrize("end", ["/dev/zero", "secret.py", "shut/real.py", "nothing.py"])
+def test_a_script_that_leads_where_the_user_may_not_read_is_not_copied(tmp_path: Path, end: str) -> None:
+    source = _tree(tmp_path / "project", **{"secret.py": "1", "shut/real.py": "2"})
+    (source / "secret.py").chmod(0o600)
+    (source / "shut").chmod(0o700)
+    os.symlink(end, source / "train.py")
+    copied = copy_code(source, tmp_path / "copy", always=source / "train.py", reader=STRANGER)
+    assert "may not read" in str(copied)
+
+
+def test_what_changes_meanwhile_leads_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the look at a folder and the copy, its owner puts links in the place of files and folders."""
+    source = _tree(
+        tmp_path / "project", **{"a.py": "1", "lib/b.py": "2", "gone.py": "3", "stays.py": "4", "shut/c.py": "5"}
+    )
+    os.symlink("a.py", source / "link")
+    secrets = _tree(tmp_path / "secrets", **{"b.py": "secret"})
+    look = code._files
+
+    def swap(tree: Any) -> Iterator[Any]:
+        yield from list(look(tree))
+        (source / "a.py").unlink()
+        os.symlink(secrets / "b.py", source / "a.py")
+        os.rename(source / "lib", tmp_path / "old")
+        os.symlink(secrets, source / "lib")
+        (source / "gone.py").unlink()
+        (source / "link").unlink()
+        (source / "link").mkdir()
+        (source / "shut").chmod(0o700)
+
+    monkeypatch.setattr(code, "_files", swap)
+    copied = copy_code(source, tmp_path / "copy", reader=STRANGER)
+    assert _names(tmp_path / "copy") == ["stays.py"]
+    assert copied.files == 1
+
+
+def test_what_grows_meanwhile_does_not_fill_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = _tree(tmp_path / "project", **{"a.py": "1"})
+    look = code._files
+
+    def grow(tree: Any) -> Iterator[Any]:
+        yield from list(look(tree))
+        os.truncate(source / "a.py", 1 << 40)
+
+    monkeypatch.setattr(code, "_files", grow)
+    assert "holds more than" in str(copy_code(source, tmp_path / "copy", most_bytes=1000))
+    assert not (tmp_path / "copy").exists()
+
+
+def test_rules_are_not_read_through_a_link(tmp_path: Path) -> None:
+    source = _tree(tmp_path / "project", **{"train.py": "1"})
+    _tree(tmp_path, rules="train.py")
+    os.symlink(tmp_path / "rules", source / ".gitignore")
+    os.mkfifo(source / ".dockerignore")
+    copy_code(source, tmp_path / "copy")
+    assert "train.py" in _names(tmp_path / "copy")
 
 
 def _git(folder: Path, *words: str) -> str:

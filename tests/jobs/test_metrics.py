@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from typing import Any
 
 import pytest
@@ -197,10 +198,6 @@ def test_patterns_see_every_rank_and_the_usual_metrics_stay() -> None:
         ("(", "unterminated subpattern"),
         ("loss", "named groups"),
         (r"(\d+) (\d+)", "named groups"),
-        (r"(?P<x>a+)+b", "endless"),
-        (r"((?P<x>a|aa)*)b", "endless"),
-        (r"(?P<x>(a*)*)", "endless"),
-        (r"(?P<x>(?:\d+,?){2,})", "endless"),
         ("(?P<x>" + "a" * 600 + ")", "longer than"),
         (r"(?P<x>a{99999999999})", "cannot be used"),
     ],
@@ -229,14 +226,30 @@ def test_the_plain_text_of_a_pattern(pattern: str, needle: bytes) -> None:
     assert Plot(pattern).needle == needle
 
 
-def test_long_lines_are_not_searched_and_slow_patterns_are_dropped() -> None:
-    ticks = iter([0.0, 0.1, 1.0, 1.5])
-    plot = Plot(r"r (?P<r>\d+)", clock=lambda: next(ticks))
+def test_long_lines_are_not_searched() -> None:
+    plot = Plot(r"r (?P<r>\d+)")
     assert plot.find("r 1" + " " * 2000) == {}
     assert plot.find("r 1") == {"r": "1"}
-    assert plot.find("r 2") == {"r": "2"}
-    assert plot.dropped
-    assert plot.find("r 3") == {}
+    assert not plot.dropped
+
+
+@pytest.mark.parametrize(
+    ("pattern", "line"),
+    [
+        (r".*.*.*.*.*.*(?P<x>Z)b", "aZ" * 900),
+        (r"(?P<x>(?:a?){40}a{40})c", "a" * 1000),
+        (r"(?P<x>(a+)+)b", "a" * 1500),
+        (r"((?P<x>a|aa)*)b", "a" * 1500),
+        (r"(?P<x>(?:\w+\s?)*)!", "word " * 300),
+        (r"(?P<x>[\d.]+[\d.]+[\d.]+[\d.]+[\d.]+)z", "1." * 900),
+    ],
+)
+def test_no_pattern_holds_anybody_up(pattern: str, line: str) -> None:
+    plot = Plot(pattern)
+    begun = time.thread_time()
+    for _line in range(20):
+        plot.find(line)
+    assert time.thread_time() - begun < 5  # and not until the end of the world
 
 
 # Kept and shown -------------------------------------------------------------------------------------------------------
