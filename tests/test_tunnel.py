@@ -8,19 +8,34 @@ import hashlib
 import os
 import socket
 import stat
+import struct
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import docker_images
 import pytest
 
 from jupyter_dlenv.engines.docker.engine import DockerEngine
 from jupyter_dlenv.errors import EngineError
-from jupyter_dlenv.shell.channels import CLOSE, DATA, END, GRANT, PORT, PYTHON, Deframer, frame
+from jupyter_dlenv.shell.channels import (
+    CHUNK,
+    CLOSE,
+    DATA,
+    END,
+    GRANT,
+    PORT,
+    PYTHON,
+    STATUS,
+    WINDOW,
+    Deframer,
+    Link,
+    frame,
+)
 from jupyter_dlenv.shell.tunnel import Tunnel, open_tunnel, peer_uid
-from jupyter_dlenv.shell.ways import Inside, in_container, interpreter_of, on_host
+from jupyter_dlenv.shell.ways import Inside, _Child, _Remote, in_container, interpreter_of, on_host
 
 PATIENCE_S = 60
 SIZE = 50 << 20
@@ -327,13 +342,79 @@ async def test_a_taken_port_is_named(container: str) -> None:
 
 
 def test_frames_come_whole_however_they_are_cut_up() -> None:
-    frames = [(1, DATA, b"one"), (2, END, b""), (1, DATA, b"x" * 70000), (3, CLOSE, b"")]
+    frames = [(1, DATA, b"one"), (2, END, b""), (1, DATA, b"x" * CHUNK), (3, CLOSE, b"")]
     wire = b"".join(frame(*each) for each in frames) + frame(7, GRANT, number=5)
     for size in (1, 5, 4096, len(wire)):
         taken = Deframer()
         found = [each for at in range(0, len(wire), size) for each in taken.feed(wire[at : at + size])]
         assert [(channel, kind, data) for channel, kind, _number, data in found[:-1]] == frames
         assert found[-1] == (7, GRANT, 5, b"")
+
+
+def test_a_frame_that_no_end_sends_is_refused_before_it_came() -> None:
+    taken = Deframer()
+    assert taken.feed(frame(1, DATA, b"x" * CHUNK))
+    with pytest.raises(ConnectionError):
+        taken.feed(struct.pack(">IBI", 1, DATA, CHUNK + 1))
+
+
+async def half_open(link: Link) -> tuple[asyncio.Task[None], asyncio.StreamWriter]:
+    """Relay a connection whose client does not read, and return the work and the client's end."""
+    accepted: asyncio.Queue[Any] = asyncio.Queue()
+    server = await asyncio.start_server(lambda *ends: accepted.put_nowait(ends), "127.0.0.1", 0)
+    _reader, client = await asyncio.open_connection(*server.sockets[0].getsockname())
+    client.transport.pause_reading()  # type: ignore[attr-defined]
+    work = asyncio.ensure_future(link.relay("1", *await accepted.get()))
+    await asyncio.sleep(0.1)  # it has begun
+    server.close()
+    return work, client
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        [frame(1, DATA, b"x" * CHUNK)] * (WINDOW // CHUNK + 1),
+        [frame(1, END), frame(1, END)],
+        [frame(1, END), frame(1, DATA, b"x")],
+    ],
+    ids=["beyond the window", "two ends", "after the end"],
+)
+async def test_what_was_not_granted_ends_the_stream(frames: list[bytes]) -> None:
+    async def send(_data: bytes) -> None:
+        pass
+
+    link = Link(send)
+    work, client = await half_open(link)
+    for each in frames[:-1]:
+        link.feed(each)
+    with pytest.raises(ConnectionError):
+        link.feed(frames[-1])
+    link.close()
+    await asyncio.wait_for(work, PATIENCE_S)
+    await done(client)
+
+
+@pytest.mark.parametrize("said", [b"[" * 60000, b"5", b"{", b'{"port": "x"}', b"\xff"], ids=range(5))
+async def test_a_status_that_is_none_ends_the_stream(said: bytes) -> None:
+    async def send(_data: bytes) -> None:
+        pass
+
+    link = Link(send)
+    link.status = asyncio.get_running_loop().create_future()
+    with pytest.raises(ConnectionError):
+        link.feed(frame(0, STATUS, said))
+
+
+async def test_another_program_at_the_other_end_is_left(tmp_path: Path) -> None:
+    """The end in a container is a program of the user's account, who can put another in its place."""
+    code = "import os,struct,json\ns=json.dumps({}).encode()\nos.write(0,struct.pack('>IBI',0,5,len(s))+s)\n"
+    code += "os.read(0,100000)\nwhile 1: os.write(0,struct.pack('>IBI',1,1,1<<31)+b'x'*60000)\n"
+    inside = _Remote(lambda _code, _head: _Child([sys.executable, "-c", code]), {})
+    assert await inside.begin() == 0
+    assert inside._reading is not None
+    await asyncio.wait_for(inside._reading, PATIENCE_S)
+    assert inside._link is None
+    await inside.close()
 
 
 def test_the_interpreter_of_a_container_is_known() -> None:

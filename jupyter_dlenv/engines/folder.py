@@ -29,7 +29,7 @@ DEFAULT_LOG_CAP_BYTES = 20 << 30
 TORCHRUN_LOGS = RankLogs("ranks/*/attempt_*/*/std*.log", -2)
 CAUSES = ("exited", "stopped", "timeout", "gang", "done")
 
-_MAX_RANK_FILES, _MAX_REPLICAS = 512, 1 << 10
+_MAX_RANK_FILES, _MAX_REPLICAS, _LOG_ERROR = 512, 1 << 10, 300
 _POLL_S, _ASK_S, _BEAT_S = (0.02, 0.05), 0.25, 1.0
 _CURSOR = re.compile(r"([0-9a-f]{1,15})-([0-9a-f]{8})")
 _RANK = re.compile(r"[0-9]{1,6}")
@@ -197,7 +197,10 @@ class RunFolder:
         """Return how the command ended, None while it runs or when nothing believable is there."""
         values = self.files.json("result.json")
         known: dict[str, Any] = {field.name: values.get(field.name) for field in fields(ShimResult)}
-        return ShimResult(**known) if _believable(known) else None
+        if not _believable(known):
+            return None
+        known["log_error"] = known["log_error"] and "".join(filter(str.isprintable, known["log_error"]))[:_LOG_ERROR]
+        return ShimResult(**known)
 
     def results(self, replicas: int) -> list[ShimResult | None]:
         """Return how each replica here ended."""

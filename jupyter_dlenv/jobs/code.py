@@ -218,8 +218,8 @@ def _readable(tree: _Tree, folder: int, parts: _Parts) -> Iterator[tuple[_Parts,
         info = os.stat(parts[-1], dir_fd=folder, follow_symlinks=False)
     except FileNotFoundError:
         return
-    may = tree.may(info, os.R_OK) and os.access(parts[-1], os.R_OK, dir_fd=folder, follow_symlinks=False)
-    if stat.S_ISLNK(info.st_mode) or (stat.S_ISREG(info.st_mode) and may):
+    regular = stat.S_ISREG(info.st_mode) and tree.may(info, os.R_OK) and os.access(parts[-1], os.R_OK, dir_fd=folder)
+    if regular or stat.S_ISLNK(info.st_mode):
         yield parts, info
 
 

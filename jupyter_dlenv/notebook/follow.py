@@ -17,7 +17,7 @@ from .tail import LAST_LINES as LAST_LINES
 from .tail import LogTail as LogTail
 from .terminal_text import clean as clean
 
-_LATE_S = 3.0
+_LATE_S = 30.0
 _PERIOD_S = 0.25  # at most four updates a second
 
 
@@ -102,22 +102,37 @@ def terminal_columns(stream: Any) -> int:
 
 
 def submit(client: Client, request: Dict[str, Any]) -> Dict[str, Any]:
-    """Submit a job and return it. An interrupt meanwhile stops the job, whether it had got anywhere or not.
+    """Submit a job and return it. An interrupt meanwhile stops the job, once it is there; a second one does not wait.
 
     Raises:
-        JobInterrupted: It was interrupted.
+        JobInterrupted: It was interrupted, and has ended or, as it then says, may still start.
     """
     try:
         return dict(client.call("POST", "/jobs", request))
     except KeyboardInterrupt:
-        until = time.monotonic() + _LATE_S
+        job_id = request["request_id"]
+        if _stopped_late(client, job_id):
+            message = _("Job {name} was stopped.").format(name=job_id)
+        else:
+            message = _("Job {name} was not there to be stopped. It may still start: %dlstop {name}").format(
+                name=job_id
+            )
+        raise JobInterrupted(message) from None
+
+
+def _stopped_late(client: Client, job_id: str) -> bool:
+    """Stop a job that may not be written down yet; return whether it was. An interrupt ends the wait."""
+    until = time.monotonic() + _LATE_S
+    try:
         while time.monotonic() < until:
             try:
-                _stop(client, request["request_id"], force=True)
-                break
+                client.call("POST", f"/jobs/{job_id}/cancel", {"force": True})
+                return True
             except JobNotFound:
-                time.sleep(_PERIOD_S)  # it is not written down yet
-        raise JobInterrupted(_("Job {name} was stopped.").format(name=request["request_id"])) from None
+                time.sleep(_PERIOD_S)
+    except KeyboardInterrupt:
+        pass
+    return False
 
 
 def until_ended(client: Client, job: Dict[str, Any], show: Callable[[Frame], None]) -> Dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any, Callable, Dict, List, Optional
 
 from IPython.core.magic import Magics, cell_magic, line_magic, magics_class, no_var_expand
 
-from ..errors import InvalidRequest
+from ..errors import EngineUnavailable, InvalidRequest, JobNotFound
 from ..i18n import _
 from ..lastwords import Notebook
 from ..options import RunOptions, RunRequest, parse_run, usage
@@ -285,13 +285,26 @@ def stop(client: Client, words: List[str]) -> str:
     Raises:
         JobNotFound: It names neither a job nor a kernel that waits for GPUs.
     """
-    waiting = [item["id"] for item in client.call("GET", "/gpus")["queue"] if item["role"] == "kernel"] if words else []
-    found = [kernel for kernel in waiting if kernel.startswith(words[0])]
-    if len(words) == 1 and len(found) == 1:
-        client.call("POST", f"/kernels/{found[0]}/cancel", {})
-        return _("The kernel {id} was taken out of the queue for GPUs.").format(id=found[0])
-    job = client.call("POST", f"/jobs/{find_job(client, words)['id']}/cancel", {})
+    try:
+        found = find_job(client, words)
+    except JobNotFound:
+        kernel = _waiting_kernel(client, words[0])
+        if not kernel:
+            raise
+        client.call("POST", f"/kernels/{kernel}/cancel", {})
+        return _("The kernel {id} was taken out of the queue for GPUs.").format(id=kernel)
+    job = client.call("POST", f"/jobs/{found['id']}/cancel", {})
     return state_line(job, job["state"], time.time())
+
+
+def _waiting_kernel(client: Client, word: str) -> str:
+    """Return the one kernel in the queue for GPUs that an id or its beginning names, empty where there is none."""
+    try:
+        queue = client.call("GET", "/gpus")["queue"]
+    except EngineUnavailable:  # without Docker no kernel waits
+        return ""
+    found = [str(item["id"]) for item in queue if item["role"] == "kernel" and item["id"].startswith(word)]
+    return found[0] if len(found) == 1 else ""
 
 
 def _no_words(line: str, magic: str) -> None:

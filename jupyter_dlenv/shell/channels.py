@@ -43,18 +43,25 @@ def frame(channel: int, kind: int, payload: bytes = b"", number: int = 0) -> byt
 
 
 class Deframer:
-    """Takes a stream apart into its frames, however it was cut."""
+    """Takes a stream apart into its frames, however it was cut; none holds more than a :data:`CHUNK`."""
 
     def __init__(self) -> None:
         self._rest = bytearray()
 
     def feed(self, data: bytes) -> List[Tuple[int, int, int, bytes]]:
-        """Return each complete frame: channel, kind, number, bytes."""
+        """Return each complete frame: channel, kind, number, bytes.
+
+        Raises:
+            ConnectionError: The other end says what no end says; it may be a stranger's program.
+        """
         self._rest += data
         found, at = [], 0
         while len(self._rest) - at >= _HEAD.size:
             channel, kind, number = _HEAD.unpack_from(self._rest, at)
-            end = at + _HEAD.size + (0 if kind == GRANT else number)
+            size = 0 if kind == GRANT else number
+            if size > CHUNK:
+                raise ConnectionError(f"a frame of {size} bytes")
+            end = at + _HEAD.size + size
             if len(self._rest) < end:
                 break
             found.append((channel, kind, number, bytes(self._rest[at + _HEAD.size : end])))
@@ -68,9 +75,18 @@ class _Channel:
 
     def __init__(self) -> None:
         self.came = asyncio.Queue()  # type: asyncio.Queue[bytes]
+        self.waiting, self.ended = 0, False
         self.credit, self.more = WINDOW, asyncio.Event()
         self.gone = False
         self.tasks = []  # type: List[asyncio.Future[None]]
+
+    def take(self, data: bytes) -> None:
+        """Take bytes that came, none for their end."""
+        self.waiting += len(data)
+        if self.ended or self.waiting > WINDOW:
+            raise ConnectionError("more than was granted")
+        self.ended = not data
+        self.came.put_nowait(data)
 
     def grant(self, number: int) -> None:
         self.credit += number
@@ -104,24 +120,26 @@ class Link:
             await self._send_now(data)
 
     def feed(self, data: bytes) -> None:
-        """Take what came from the other end; never waits, so neither end can wait for the other."""
+        """Take what came from the other end; never waits, so neither end can wait for the other.
+
+        Raises:
+            ConnectionError: It is nothing that this program's other end sends; the stream is of no more use.
+        """
         for channel, kind, number, payload in self._deframer.feed(data):
             self._take(channel, kind, number, payload)
 
     def _take(self, number: int, kind: int, count: int, payload: bytes) -> None:
         if kind == STATUS:
             if self.status is not None and not self.status.done():
-                self.status.set_result(json.loads(payload.decode()))
+                self.status.set_result(_status_in(payload))
         elif kind == OPEN:
             if self._connect is not None:
                 self._channels[number] = _Channel()
                 self._begin(self._serve(number, payload.decode()))
         elif number in self._channels:
             channel = self._channels[number]
-            if kind == DATA:
-                channel.came.put_nowait(payload)
-            elif kind == END:
-                channel.came.put_nowait(b"")
+            if kind in (DATA, END):
+                channel.take(payload)
             elif kind == GRANT:
                 channel.grant(count)
             elif kind == CLOSE:
@@ -190,6 +208,7 @@ class Link:
                 return
             writer.write(data)
             await writer.drain()
+            channel.waiting -= len(data)
             await self._send(frame(number, GRANT, number=len(data)))
 
     async def _outward(self, number: int, channel: _Channel, reader: asyncio.StreamReader) -> None:
@@ -211,6 +230,16 @@ class Link:
             channel.close()
         if self.status is not None and not self.status.done():
             self.status.set_result({"error": ""})
+
+
+def _status_in(payload: bytes) -> Dict[str, Any]:
+    try:
+        status = json.loads(payload.decode())
+    except (ValueError, RecursionError):
+        status = None
+    if not isinstance(status, dict) or type(status.get("port", 0)) is not int:
+        raise ConnectionError("no status")
+    return {**status, "error": str(status["error"])} if "error" in status else status
 
 
 async def connect_here(destination: str) -> Tuple[asyncio.StreamReader, asyncio.StreamWriter]:

@@ -188,6 +188,8 @@ class _Remote:
         try:
             while (data := await stream.read()) is not None:
                 link.feed(data)
+        except ConnectionError:
+            pass  # what answers is not our program any more
         finally:
             if self._link is link:
                 self._link = None

@@ -418,6 +418,14 @@ def test_an_unbelievable_result_is_none(folder: RunFolder, change: dict[str, Any
     assert folder.result() is None
 
 
+def test_why_the_log_failed_is_believed_in_a_few_words(folder: RunFolder) -> None:
+    text = "\x1b[2JNo space\n\ud800 left\u202e" + "x" * 100_000
+    (folder.path / "result.json").write_text(json.dumps({**RESULT, "log_error": text}))
+    result = folder.result()
+    assert result is not None
+    assert result.log_error == ("[2JNo space left" + "x" * 300)[:300]
+
+
 def test_open_lines_can_be_sent_on(folder: RunFolder) -> None:
     (folder.path / "tail.json").write_text(json.dumps({"open": {"0": "\ud800 50%", "1": "x" * 100_000, "2": 5}}))
     lines = folder.open_lines()

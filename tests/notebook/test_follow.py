@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
+from jupyter_dlenv.errors import EngineUnavailable, JobInterrupted, JobNotFound
+from jupyter_dlenv.notebook import follow
 from jupyter_dlenv.notebook.client import Frame
-from jupyter_dlenv.notebook.follow import MIME, Display, Lines, state_line, summary
+from jupyter_dlenv.notebook.follow import MIME, Display, Lines, state_line, submit, summary
 from jupyter_dlenv.notebook.links import dangling_link
+from jupyter_dlenv.notebook.magics import stop
 
 JOB: dict[str, Any] = {
     "id": "5ab4c0de-0000-4000-8000-000000000000",
@@ -22,6 +27,66 @@ JOB: dict[str, Any] = {
     "traceback": "Traceback (most recent call last):\nValueError: x\n",
     "log_path": "/jobs/log",
 }
+
+
+class Service:
+    """A job service that gives prepared answers: an error to raise, or data; the last one again and again."""
+
+    def __init__(self, **answers: list[Any]) -> None:
+        self.answers, self.asked = answers, list[str]()
+
+    def call(self, method: str, path: str, body: Any = None, query: Any = None) -> Any:
+        self.asked.append(f"{method} {path}")
+        name = "submit" if (method, path) == ("POST", "/jobs") else path.rpartition("/")[2]
+        answers = self.answers[name]
+        answer = answers.pop(0) if len(answers) > 1 else answers[0]
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+
+def interrupted(monkeypatch: pytest.MonkeyPatch, *cancels: Any) -> tuple[str, Service]:
+    """Return what an interrupted submission says; time passes only while it sleeps."""
+    now = [0.0]
+    monkeypatch.setattr(follow.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(follow.time, "sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
+    service: Any = Service(submit=[KeyboardInterrupt()], cancel=list(cancels))
+    with pytest.raises(JobInterrupted) as caught:
+        submit(service, {"request_id": "abc"})
+    return str(caught.value), service
+
+
+def test_a_job_that_is_there_late_is_stopped_after_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    said, service = interrupted(monkeypatch, *[JobNotFound("no")] * 80, {})
+    assert said == "Job abc was stopped."
+    assert len(service.asked) == 82
+
+
+@pytest.mark.parametrize(
+    ("cancels", "most"), [([JobNotFound("no")], 130), ([JobNotFound("no"), KeyboardInterrupt()], 3)]
+)
+def test_a_job_that_was_not_stopped_is_not_said_to_be(
+    monkeypatch: pytest.MonkeyPatch, cancels: list[Any], most: int
+) -> None:
+    said, service = interrupted(monkeypatch, *cancels)
+    assert "may still start: %dlstop abc" in said
+    assert len(service.asked) <= most
+
+
+def test_a_job_is_stopped_without_a_look_at_gpus() -> None:
+    away = EngineUnavailable("No Docker daemon answers")
+    service: Any = Service(jobs=[{"jobs": [JOB]}], cancel=[{**JOB, "state": "CANCELLED"}], gpus=[away])
+    assert "CANCELLED" in stop(service, [JOB["id"][:8]])
+    unknown: Any = Service(jobs=[{"jobs": []}], abc=[JobNotFound("No job abc.")], gpus=[away])
+    with pytest.raises(JobNotFound):
+        stop(unknown, ["abc"])
+
+
+def test_a_waiting_kernel_is_stopped_by_the_beginning_of_its_id() -> None:
+    queue = [{"id": "abcdef", "role": "kernel"}, {"id": "abc111", "role": "job"}]
+    service: Any = Service(jobs=[{"jobs": []}], abc=[JobNotFound("no")], gpus=[{"queue": queue}], cancel=[None])
+    assert "abcdef" in stop(service, ["abc"])
+    assert service.asked[-1] == "POST /kernels/abcdef/cancel"
 
 
 def frame(data: bytes = b"", bars: dict[str, str] | None = None, job: dict[str, Any] | None = None) -> Frame:
