@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -33,6 +34,14 @@ class JobView:
         """Return the job as the REST contract describes it."""
         return dict(self._ended if self.final else self._now())
 
+    def to_text(self) -> bytes:
+        """Return the same as JSON text, which of an ended job is written once."""
+        return self._ended_text if self.final else _text(self._now())
+
+    @cached_property
+    def _ended_text(self) -> bytes:
+        return _text(self._ended)
+
     @cached_property
     def _ended(self) -> dict[str, Any]:
         """The same of a job that has ended, which changes no more."""
@@ -62,6 +71,10 @@ class LogFrame:
     job: JobView | None = None
     message: str = ""
     attempt: int = 1
+
+
+def _text(data: Mapping[str, Any]) -> bytes:
+    return json.dumps(data, ensure_ascii=False).encode("utf-8", "replace")
 
 
 def job_json(view: JobView, log_path: Path, log_bytes: int) -> dict[str, Any]:

@@ -120,4 +120,4 @@ async def write_answer(handler: RequestHandler, answer: Answer | Frames) -> None
 
 
 def _dump(data: Any) -> bytes:
-    return json.dumps(data, ensure_ascii=False).encode("utf-8", "replace")
+    return data if isinstance(data, bytes) else json.dumps(data, ensure_ascii=False).encode("utf-8", "replace")
