@@ -6,8 +6,12 @@ and lets no other thread run meanwhile, so they are searched by ``regex``, which
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import re
+import sys
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import regex
 
@@ -18,6 +22,9 @@ LONGEST_LINE = 2000
 """Longer lines are not searched."""
 
 _LONGEST_PATTERN = 500
+_MOST_PLACES = 20_000
+_ENDLESS = 1 << 31
+_PARSER: Any = importlib.import_module("re._parser" if sys.version_info >= (3, 11) else "sre_parse")
 _PATIENCE_S = 0.02
 _TOKEN = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\(\?(?:P<\w+>|<?[=!]|:)?|\{\d*,?\d*\}|.", re.DOTALL)
 _QUANTIFIER = re.compile(r"[*+?]|\{\d*,?\d*\}")
@@ -68,9 +75,31 @@ def _compiled(pattern: str) -> regex.Pattern[str]:
         raise _wrong(pattern, _("it is longer than {n} characters").format(n=_LONGEST_PATTERN))
     try:
         re.compile(pattern)  # what people know; the other one knows more, such as fuzzy matching
+        if _places(_PARSER.parse(pattern)) > _MOST_PLACES:
+            raise _wrong(pattern, _("its repeats come to more than {n} characters").format(n=_MOST_PLACES))
         return regex.compile(pattern)
     except (re.error, regex.error, OverflowError, RecursionError) as error:
         raise _wrong(pattern, str(error)) from None
+
+
+def _places(parsed: Any) -> int:
+    """Return how long a parsed pattern is with its counted repeats written out, as ``regex`` does when it compiles."""
+    total = 0
+    for _operation, argument in parsed:
+        parts = argument if isinstance(argument, (tuple, list)) else (argument,)
+        below = sum(_places(each) for each in _parsed_in(parts))
+        counts = [int(part) for part in parts[:2] if isinstance(part, int) and len(parts) == 3 and below]
+        most = max((count for count in counts if count < _ENDLESS), default=1)
+        total += max(most, 1) * max(below, 1)
+    return total
+
+
+def _parsed_in(parts: Iterable[Any]) -> Iterator[Any]:
+    for part in parts:
+        if type(part).__name__ == "SubPattern":
+            yield part
+        elif isinstance(part, (tuple, list)):
+            yield from _parsed_in(part)
 
 
 def _names(pattern: str, found: regex.Pattern[str]) -> dict[str, int]:

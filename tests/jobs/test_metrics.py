@@ -200,6 +200,10 @@ def test_patterns_see_every_rank_and_the_usual_metrics_stay() -> None:
         (r"(\d+) (\d+)", "named groups"),
         ("(?P<x>" + "a" * 600 + ")", "longer than"),
         (r"(?P<x>a{99999999999})", "cannot be used"),
+        (r"(?P<x>a{4000000})", "repeats come to more"),
+        (r"(?P<x>(((((a{20}){20}){20}){20}){20}){20})", "repeats come to more"),
+        (r"(?P<x>(?:ab|c){0,30000}?)", "repeats come to more"),
+        (r"(?P<x>[ab]{30000,})", "repeats come to more"),
     ],
 )
 def test_bad_patterns_are_told(pattern: str, says: str) -> None:
