@@ -163,7 +163,7 @@ def test_a_kernel_is_found_again_whatever_was_forbidden_meanwhile(host: GpuHost,
     second = host.server()
     try:
         second.wait()
-        until(lambda: row(second, id=kernel_id))
+        until(lambda: second.call("GET", f"/api/kernels/{kernel_id}").status == 200)
         assert visible(second, kernel_id) == mine
     finally:
         second.process.terminate()
