@@ -28,7 +28,10 @@ def jupyter_world() -> Iterator[Path]:
         folder.mkdir(mode=0o700)
         os.environ[f"JUPYTER_{name}_DIR"] = str(folder)
     os.environ["IPYTHONDIR"] = str(world / "ipython")
-    for name in ("XDG_RUNTIME_DIR", "LANGUAGE", "LC_ALL", "LANG", "DLENV_API", "JPY_PARENT_PID"):
+    # Kernels' folders too: a server sweeps those that have no owner, and another run may use another engine beside it.
+    os.environ["XDG_RUNTIME_DIR"] = str(world / "run")
+    (world / "run").mkdir(mode=0o700)
+    for name in ("LANGUAGE", "LC_ALL", "LANG", "DLENV_API", "JPY_PARENT_PID"):
         os.environ.pop(name, None)
     yield world
     os.environ.clear()

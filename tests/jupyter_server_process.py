@@ -12,7 +12,8 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -153,6 +154,27 @@ class ServerProcess:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+
+
+@contextmanager
+def denying_server(folder: Path, allowed: str) -> Iterator[ServerProcess]:
+    """Yield a server whose authorizer allows what an expression about ``resource`` says."""
+    (folder / "denying.py").write_text(
+        "from jupyter_server.auth import Authorizer\n"
+        "class Denying(Authorizer):\n"
+        "    def is_authorized(self, handler, user, action, resource):\n"
+        f"        return {allowed}\n"
+    )
+    config = folder / "config"
+    config.mkdir()
+    (config / "jupyter_server_config.py").write_text("c.ServerApp.authorizer_class = 'denying.Denying'\n")
+    env = {"PYTHONPATH": str(folder), "JUPYTER_CONFIG_DIR": str(config)}
+    process = ServerProcess(folder, folder / "log", env=env)
+    try:
+        process.wait()
+        yield process
+    finally:
+        process.stop()
 
 
 def _free_port() -> int:

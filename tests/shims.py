@@ -5,27 +5,45 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 import pytest
 
 from jupyter_dlenv.engines.folder import RunFolder, ShimResult
 from jupyter_dlenv.engines.shim import FOLDER
 
+T = TypeVar("T")
+
 PATIENCE_S = 60
 
 
-def until(check: Callable[[], Any], what: str) -> Any:
+def until(check: Callable[[], T], what: str, patience_s: float = PATIENCE_S, pause_s: float = 0.01) -> T:
     """Return the first true value of ``check``."""
-    deadline = time.monotonic() + PATIENCE_S
+    deadline = time.monotonic() + patience_s
     while time.monotonic() < deadline:
         found = check()
         if found:
             return found
-        time.sleep(0.01)
+        time.sleep(pause_s)
     pytest.fail(f"waited in vain for {what}")
+
+
+@contextmanager
+def mounted_disk(folder: Path, size: str) -> Iterator[Path]:
+    """Mount a disk of a size such as ``1m``, made in a folder, and yield where it is."""
+    path = folder / "disk"
+    path.mkdir()
+    mount = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size}", "none", path], capture_output=True, check=False
+    )
+    if mount.returncode:
+        pytest.skip("needs the right to mount")
+    yield path
+    subprocess.run(["umount", "--lazy", path], check=True)
 
 
 def python(code: str, *args: str) -> list[str]:

@@ -20,6 +20,7 @@ import pytest
 
 from jupyter_dlenv.engines.docker.engine import DockerEngine
 from jupyter_dlenv.errors import EngineError
+from jupyter_dlenv.shell import channels
 from jupyter_dlenv.shell.channels import (
     CHUNK,
     CLOSE,
@@ -407,11 +408,15 @@ async def test_a_status_that_is_none_ends_the_stream(said: bytes) -> None:
 
 async def test_another_program_at_the_other_end_is_left(tmp_path: Path) -> None:
     """The end in a container is a program of the user's account, who can put another in its place."""
-    code = "import os,struct,json\ns=json.dumps({}).encode()\nos.write(0,struct.pack('>IBI',0,5,len(s))+s)\n"
-    code += "os.read(0,100000)\nwhile 1: os.write(0,struct.pack('>IBI',1,1,1<<31)+b'x'*60000)\n"
+    size = len(Path(channels.__file__).read_bytes())
+    code = f"import os,struct\nleft={size}\nwhile left: left-=len(os.read(0,left))\n"
+    code += "os.write(0,struct.pack('>IBI',0,5,2)+b'{}')\nos.read(0,1)\n"
+    code += "while 1: os.write(0,struct.pack('>IBI',1,1,1<<31)+b'x'*60000)\n"
     inside = _Remote(lambda _code, _head: _Child([sys.executable, "-c", code]), {})
     assert await inside.begin() == 0
+    assert inside._link is not None
     assert inside._reading is not None
+    await inside._link.tell({})  # from here on it writes what our program never would
     await asyncio.wait_for(inside._reading, PATIENCE_S)
     assert inside._link is None
     await inside.close()

@@ -73,6 +73,11 @@ class Engine(ABC):
     name: ClassVar[str]
     capabilities: ClassVar[Capabilities]
 
+    @property
+    @abstractmethod
+    def place(self) -> str:
+        """Where its jobs are: what is not known at one place may live at another."""
+
     @abstractmethod
     def plan(self, spec: JobSpec) -> Plan:
         """Return what :meth:`submit` would do. Pure: nothing is asked of the engine.

@@ -60,6 +60,10 @@ class ProcessEngine(Engine):
     def __init__(self, state_dir: Path | None = None) -> None:
         self._state_dir = state_dir or data_dir() / "processes"
 
+    @property
+    def place(self) -> str:
+        return str(self._state_dir)
+
     def plan(self, spec: JobSpec) -> Plan:
         _refuse_unsupported(spec)
         argv = [spec.python, "-I", "-S", FOLDER, spec.run_dir]

@@ -77,7 +77,7 @@ class JobManager:
         MetricReader(request.plot)  # refuses a pattern that cannot be used
         assembled = await assemble(request, principal, self._settings, folder, GpuGrant())
         ask = assembled.ask()
-        record = record_of(assembled, principal, self._settings.notify_command)
+        record = record_of(assembled, request, principal, self._settings.notify_command)
         assembled.engine.plan(assembled.spec)  # refuses what the engine lacks before anything is written
         if not folder.create(record):
             return await self.get(principal, request.request_id)
@@ -86,7 +86,7 @@ class JobManager:
         SUBMITTING.add(record.id)
         folder.keep_waiting(waiting_data(request, principal, by_process=ask.by_process))
         try:
-            status = await self._lease_and_start(folder, assembled, principal, ask)
+            status = await self._lease_and_start(folder, request, principal, assembled, ask)
             return JobView(record, status, None, folder, code=folder.code_note())
         except Conflict:
             return await self.get(principal, record.id)  # another process has found it waiting, and was faster
@@ -100,9 +100,8 @@ class JobManager:
             SUBMITTING.discard(record.id)
 
     async def _lease_and_start(
-        self, folder: JobFolder, assembled: Assembled, principal: Principal, ask: Ask
+        self, folder: JobFolder, request: RunRequest, principal: Principal, assembled: Assembled, ask: Ask
     ) -> JobStatus:
-        request = assembled.request
         if request.retries:
             await asyncio.to_thread(keep_code, assembled, folder)
             keep(ask, request.secrets, None)

@@ -29,13 +29,14 @@ _NO_LOGS = RankLogs("", -2)
 _PROCESS_LOGS = RankLogs(str(PROCESS_LOGS["pattern"]), -2)
 
 
-def record_of(assembled: Assembled, principal: Principal, notify: str = "") -> JobRecord:
+def record_of(assembled: Assembled, request: RunRequest, principal: Principal, notify: str = "") -> JobRecord:
     """Return what is kept of a request, for people and for history.
 
     Args:
-        notify: What runs at the end where the request names nothing.
+        request: What was asked for, its paths as they were written.
+        notify: What runs at the end where it names nothing.
     """
-    spec, request = assembled.spec, assembled.request
+    spec = assembled.spec
     logs = spec.rank_logs or (_PROCESS_LOGS if assembled.launches[0].processes else _NO_LOGS)
     return JobRecord(
         id=spec.id,
@@ -54,7 +55,7 @@ def record_of(assembled: Assembled, principal: Principal, notify: str = "") -> J
         secrets=tuple(sorted(request.secrets)),
         cwd=str(assembled.cwd),
         image_id=spec.image or "",
-        commit=commit_of(code_folder(request, assembled.cwd)) if runs_python(request) else "",
+        commit=commit_of(code_folder(assembled.request, assembled.cwd)) if runs_python(request) else "",
         gpus=request.gpus,
         nodes=spec.nnodes,
         replicas=spec.replicas,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from ..engines.docker.engine import DockerEngine
 from ..engines.process import ProcessEngine
-from ..engines.registry import load_engine
 from ..errors import Conflict, JobNotFound
 from ..gpus.lease import Lease
 from ..gpus.leases import Leases
@@ -18,12 +17,12 @@ from .launch import connection_of, serve_for
 from .owner import Owner
 from .records import KernelRecord
 from .running import LaunchedKernel
-from .sweep import clean_at_exit
+from .sweep import clean_at_exit, engine_of, within_reach
 
 
 def left_by(server_root: str) -> list[KernelRecord]:
-    """Return the kernels that a server with this root folder started, and that have no living owner."""
-    mine = [record for record in records.every() if record.server_root == server_root]
+    """Return the kernels within reach that a server with this root folder started, and that have no living owner."""
+    mine = [record for record in records.every() if record.server_root == server_root and within_reach(record)]
     return [record for record in mine if KernelFolder(record.folder_id).abandoned()]
 
 
@@ -84,7 +83,7 @@ async def _lease(record: KernelRecord, owner: Owner, job: Job) -> Lease:
 
 
 async def _living(record: KernelRecord, owner: Owner) -> tuple[DockerEngine | ProcessEngine, Job]:
-    engine = load_engine(str(record.environment.get("engine") or "docker"))
+    engine = engine_of(record)
     assert isinstance(engine, (DockerEngine, ProcessEngine))
     for job in await engine.list(owner.settings.owner):
         if job.id == record.kernel_id and not job.status.state.ended:

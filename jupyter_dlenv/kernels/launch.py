@@ -119,7 +119,7 @@ async def _launch_prepared(start: Start, prepared: Prepared, previous: LaunchedK
     again = previous is not None and previous.digest == digest and start.owner.settings.restart_keeps_container
     if previous is not None and not again:
         spec = replace(spec, attempt=spec.attempt + 1)
-    connection = _prepare_folder(start, spec, identity, in_container=isinstance(engine, DockerEngine))
+    connection = _prepare_folder(start, spec, identity, engine)
     if previous is not None:
         previous.listener.close()  # the environment may have changed, and with it what its jobs run in
     listener = serve_kernel(start, identity)
@@ -168,9 +168,11 @@ def recipe_digest(spec: JobSpec) -> str:
     return replace(spec, attempt=1, instance="", env=env).digest()
 
 
-def _prepare_folder(start: Start, spec: JobSpec, identity: Identity | None, *, in_container: bool) -> dict[str, Any]:
+def _prepare_folder(
+    start: Start, spec: JobSpec, identity: Identity | None, engine: DockerEngine | ProcessEngine
+) -> dict[str, Any]:
     """Write what the kernel and the next owner read, and return the connection as seen from the host."""
-    folder = start.folder
+    folder, in_container = start.folder, isinstance(engine, DockerEngine)
     folder.create(identity)
     folder.forget_sockets()
     connection = connection_of(folder, start.key)
@@ -188,6 +190,7 @@ def _prepare_folder(start: Start, spec: JobSpec, identity: Identity | None, *, i
             server_root=start.owner.server_root,
             grace_s=start.owner.grace_s,
             digest=recipe_digest(spec),
+            place=engine.place,
             pooled=start.pooled,
         )
     )

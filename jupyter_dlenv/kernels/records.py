@@ -27,6 +27,7 @@ class KernelRecord:
         server_root: The root folder of the server that started it; empty without a server.
         grace_s: How long it lives without an owner.
         digest: What it was started from.
+        place: Where its engine has it; another server of the same person may use another engine. Empty if not noted.
         pooled: Nobody has claimed it yet.
         session: The notebook's session: id, path, name, type; empty while there is none.
     """
@@ -40,6 +41,7 @@ class KernelRecord:
     server_root: str
     grace_s: float
     digest: str = ""
+    place: str = ""
     pooled: bool = False
     session: Mapping[str, str] = field(default_factory=dict)
 

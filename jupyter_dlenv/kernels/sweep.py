@@ -29,11 +29,14 @@ _LEFT: dict[str, tuple[Ended, Clean]] = {}
 async def sweep() -> list[str]:
     """Remove the folders and ended replicas of kernels without an owner and return their ids.
 
-    One that still runs is left to its watchdog. Whatever goes wrong is left for the next time.
+    One that still runs is left to its watchdog, one out of reach to a server that can ask for it. Whatever goes wrong
+    is left for the next time.
     """
     gone = []
     for folder in await asyncio.to_thread(_abandoned):
         record = records.read(folder.id)
+        if record and not within_reach(record):
+            continue
         kernel_id = record.kernel_id if record else folder.id
         with contextlib.suppress(DLEnvError):
             # Both: one that was being claimed from a pool may have the new name or still the old one.
@@ -42,6 +45,16 @@ async def sweep() -> list[str]:
                 records.forget(folder.id)
                 gone.append(kernel_id)
     return gone
+
+
+def engine_of(record: KernelRecord) -> Engine:
+    """Return the engine that runs a kernel."""
+    return load_engine(str(record.environment.get("engine") or "docker"))
+
+
+def within_reach(record: KernelRecord) -> bool:
+    """True when this process asks where the kernel is: elsewhere it may live, whatever is known here."""
+    return record.place in ("", engine_of(record).place)
 
 
 def _abandoned() -> list[KernelFolder]:

@@ -159,7 +159,7 @@ class _Remote:
         async with self._beginning:
             if self._link is None:
                 try:
-                    self._link = await self._begin()
+                    return await self._begin()
                 except DLEnvError:
                     self.live = False
                     raise
@@ -169,17 +169,20 @@ class _Remote:
         code = Path(channels.__file__).read_bytes()
         program = await asyncio.to_thread(self._start, code, json.dumps(dict(self._tool)))
         stream = _Stream(program)
-        link = Link(stream.write)
+        link = self._link = Link(stream.write)
         link.status = asyncio.get_running_loop().create_future()
         self._reading = asyncio.ensure_future(self._read(program, stream, link))
-        await stream.write(code)
         try:
+            await stream.write(code)
             status = await asyncio.wait_for(link.status, _STARTED_S)
         except asyncio.TimeoutError:
             status = {"error": ""}
-        if "error" in status:
+        except BaseException:
             await self._stop_reading()
-            said = status["error"] or stream.errors.decode(errors="replace").strip()
+            raise
+        if "error" in status or self._link is not link:  # it may have ended right after its first words
+            await self._stop_reading()
+            said = status.get("error") or stream.errors.decode(errors="replace").strip()
             raise EngineError(said or _("The container closed the connection."))
         self._port = int(status.get("port", 0))
         return link

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from shims import PATIENCE_S, Shims, python, until
+from shims import PATIENCE_S, Shims, mounted_disk, python, until
 
 from jupyter_dlenv.engines import recover
 from jupyter_dlenv.engines.folder import RunFolder
@@ -324,13 +324,8 @@ def test_a_log_that_is_made_here_belongs_to_whom_the_folder_does(left: Shims) ->
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Shims]:
     """A run folder on a disk of 24 MiB."""
-    path = tmp_path / "disk"
-    path.mkdir()
-    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "none", path], capture_output=True, check=False)
-    if mount.returncode:
-        pytest.skip("needs the right to mount")
-    yield from made(path / "run", 1)
-    subprocess.run(["umount", "--lazy", path], check=True)
+    with mounted_disk(tmp_path, "24m") as path:
+        yield from made(path / "run", 1)
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import json
 import os
 import random
@@ -12,12 +13,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
+import shims
 
 from jupyter_dlenv.engines import shim
 from jupyter_dlenv.engines.folder import RunFolder, ShimResult
@@ -29,18 +31,8 @@ PATIENCE_S = 30
 NO_CTYPES = (
     "import sys, runpy; del sys.argv[0]; sys.modules['ctypes'] = None; runpy.run_path(sys.argv[0], run_name='__main__')"
 )
+until = functools.partial(shims.until, patience_s=PATIENCE_S)
 RANKS = RankLogs("ranks/*/attempt_*/*/std*.log", -2)
-
-
-def until(check: Callable[[], Any], what: str) -> Any:
-    """Return the first true value of ``check``."""
-    deadline = time.monotonic() + PATIENCE_S
-    while time.monotonic() < deadline:
-        found = check()
-        if found:
-            return found
-        time.sleep(0.01)
-    pytest.fail(f"waited in vain for {what}")
 
 
 def other_pythons() -> list[str]:
@@ -567,13 +559,8 @@ AT_ONCE = "import os; os.write(1, b''.join(b'%04d ' % i + b'x' * 70 + b'\\n' for
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A run folder on a disk of one MiB."""
-    path = tmp_path / "disk"
-    path.mkdir()
-    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", path], capture_output=True, check=False)
-    if mount.returncode:
-        pytest.skip("needs the right to mount")
-    yield path
-    subprocess.run(["umount", "--lazy", path], check=True)
+    with shims.mounted_disk(tmp_path, "1m") as path:
+        yield path
 
 
 def test_a_full_disk_delays_the_log_and_not_the_command(small_disk: Path) -> None:

@@ -8,7 +8,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
@@ -16,8 +15,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import docker_images
-import pytest
 from jupyter_server_process import ServerProcess
+from shims import until
 
 from jupyter_dlenv.paths import jobs_dir
 
@@ -53,13 +52,7 @@ _SAID = ("state", "exit_code", "reason", "message", "started_at", "finished_at")
 
 def eventually(find: Callable[[], T], what: str, patience_s: float = PATIENCE_S) -> T:
     """Return the first true value."""
-    deadline = time.monotonic() + patience_s
-    while time.monotonic() < deadline:
-        found = find()
-        if found:
-            return found
-        time.sleep(0.1)
-    pytest.fail(f"waited in vain for {what}")
+    return until(find, what, patience_s, pause_s=0.1)
 
 
 def numbers(log: bytes) -> dict[int, list[int]]:

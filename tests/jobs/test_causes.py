@@ -217,7 +217,7 @@ EXCEPTIONS: tuple[tuple[str, str, Mapping[str, Any]], ...] = (
     ),
     ("quota", "OSError: [Errno 122] Disk quota exceeded: '/home/u/model.pt'", {}),
     ("file-outside", NO_FILE + "'/data/x.csv'", {}),
-    ("file-missing", NO_FILE + "'/work/x.csv'", {}),
+    ("file-missing", NO_FILE + "'/project/x.csv'", {}),
     ("file-missing", NO_FILE + "'x.csv'", {}),
     ("file-missing", NO_FILE + "'/data/x.csv'", {"engine": "process"}),
     ("read-only", "OSError: [Errno 30] Read-only file system: '/data/out.txt'", {}),
@@ -394,13 +394,13 @@ def names(examples: Sequence[tuple[str, str, Mapping[str, Any]]]) -> list[str]:
 
 def facts(launcher: str, given: Mapping[str, Any]) -> Facts:
     """Return what is known of a job of one process that wrote this."""
-    values = {"exit_code": 1, "mounts": ("/work",), "workdir": "/work", "network": "bridge", **given}
+    values = {"exit_code": 1, "mounts": ("/project",), "workdir": "/project", "network": "bridge", **given}
     return Facts(**values, nodes=(NodeFacts(launcher=launcher),))
 
 
 def traceback(words: str) -> str:
     """Return a log whose last traceback ends with these words."""
-    frames = '  File "/work/train.py", line 3, in <module>\n    run()\n'
+    frames = '  File "/project/train.py", line 3, in <module>\n    run()\n'
     return f"epoch 1\nTraceback (most recent call last):\n{frames}{words}\n"
 
 

@@ -212,7 +212,7 @@ def failed(words: str) -> str:
 
 def of_nodes(*nodes: NodeFacts, **given: Any) -> Diagnosis:
     """Return why a job of these nodes failed."""
-    return diagnose(Facts(1, nodes=nodes, mounts=("/work",), **given))
+    return diagnose(Facts(1, nodes=nodes, mounts=("/project",), **given))
 
 
 def test_the_reported_rank_is_the_cause_whatever_others_say() -> None:
@@ -478,14 +478,14 @@ def ran(image: str, code: str, folder: Path, options: dict[str, Any], launcher: 
     engine = docker_images.engine()
     (folder / "train.py").write_text(code)
     folder.chmod(0o755)
-    host = {"network_mode": "none", "init": True, "binds": [f"{folder}:/work:ro"], **options}
-    argv = ["python3", *launcher, "/work/train.py"]
+    host = {"network_mode": "none", "init": True, "binds": [f"{folder}:/project:ro"], **options}
+    argv = ["python3", *launcher, "/project/train.py"]
     made = engine.create_container(
         image,
         argv,
         user=str(os.getuid() or 12345),
         hostname="node",
-        working_dir="/work",
+        working_dir="/project",
         host_config=engine.create_host_config(**host),
     )["Id"]
     try:
@@ -497,7 +497,9 @@ def ran(image: str, code: str, folder: Path, options: dict[str, Any], launcher: 
         engine.remove_container(made, force=True)
     limit = 64 << 20 if "mem_limit" in options else 0
     node = NodeFacts(launcher=log, exit_code=exit_code)
-    return Facts(exit_code, killed, limit, 1 << 20, network="none", mounts=("/work",), workdir="/work", nodes=(node,))
+    return Facts(
+        exit_code, killed, limit, 1 << 20, network="none", mounts=("/project",), workdir="/project", nodes=(node,)
+    )
 
 
 @pytest.mark.docker
@@ -542,7 +544,7 @@ def test_real_ranks_under_torchrun(end: str, cause: str, evidence: str, torch_im
     logs.chmod(0o777)
     script = tmp_path / "script"
     script.mkdir()
-    options = {"binds": [f"{script}:/work:ro", f"{logs}:/ranks"], "extra_hosts": {"node": "127.0.0.1"}}
+    options = {"binds": [f"{script}:/project:ro", f"{logs}:/ranks"], "extra_hosts": {"node": "127.0.0.1"}}
     launcher = (
         "-m",
         "torch.distributed.run",

@@ -283,7 +283,8 @@ def test_start_failed_is_a_kind_of_engine_error() -> None:
     assert issubclass(StartFailed, DLEnvError)
 
 
-async def test_what_a_killed_owner_leaves_is_swept(bare: str, notebook_dir: Path) -> None:
+def left_by_a_killed_owner(bare: str, notebook_dir: Path) -> str:
+    """Start a kernel whose owner is killed at once, and return its id."""
     code = (
         "import asyncio, os, sys\n"
         "from jupyter_client.manager import AsyncKernelManager\n"
@@ -295,12 +296,28 @@ async def test_what_a_killed_owner_leaves_is_swept(bare: str, notebook_dir: Path
         "asyncio.run(main())\n"
     )
     argv = [sys.executable, "-c", code]
-    kernel_id = subprocess.run(argv, cwd=notebook_dir, capture_output=True, text=True, check=False).stdout.strip()
+    return subprocess.run(argv, cwd=notebook_dir, capture_output=True, text=True, check=False).stdout.strip()
+
+
+async def test_what_a_killed_owner_leaves_is_swept(bare: str, notebook_dir: Path) -> None:
+    kernel_id = left_by_a_killed_owner(bare, notebook_dir)
     (container,) = containers(kernel_id)
     assert docker_images.engine().wait(container, timeout=60)["StatusCode"] != 0  # its watchdog noticed
     assert kernel_id in await sweep()
     assert containers(kernel_id) == []
     assert not kernel_dir(kernel_id).exists()
+
+
+async def test_a_kernel_at_another_engine_is_left_to_who_can_ask_for_it(bare: str, notebook_dir: Path) -> None:
+    kernel_id = left_by_a_killed_owner(bare, notebook_dir)
+    (container,) = containers(kernel_id)
+    docker_images.engine().wait(container, timeout=60)
+    code = "import asyncio; from jupyter_dlenv.kernels.sweep import sweep; print(asyncio.run(sweep()))"
+    elsewhere = {**os.environ, "DOCKER_HOST": "unix:///run/docker.sock"}  # the same, for all that its name tells
+    done = subprocess.run([sys.executable, "-c", code], env=elsewhere, capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+    assert kernel_dir(kernel_id).exists()
+    assert await sweep() == [kernel_id]
 
 
 async def test_a_link_in_the_folder_gives_nothing_away(bare: str, notebook_dir: Path, tmp_path: Path) -> None:

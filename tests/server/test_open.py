@@ -19,7 +19,7 @@ from typing import Any
 import docker_images
 import pytest
 from clients import environment
-from jupyter_server_process import ServerProcess
+from jupyter_server_process import ServerProcess, denying_server
 from tornado.httpclient import HTTPClientError, HTTPRequest
 from tornado.websocket import websocket_connect
 
@@ -298,23 +298,9 @@ def test_a_job_of_plain_processes_has_pages_too(server: ServerProcess) -> None:
 
 @pytest.mark.server
 def test_an_authorizer_may_refuse_pages(tmp_path: Path) -> None:
-    (tmp_path / "denying.py").write_text(
-        "from jupyter_server.auth import Authorizer\n"
-        "class Denying(Authorizer):\n"
-        "    def is_authorized(self, handler, user, action, resource):\n"
-        "        return resource != 'jupyter_dlenv:open'\n"
-    )
-    config = tmp_path / "config"
-    config.mkdir()
-    (config / "jupyter_server_config.py").write_text("c.ServerApp.authorizer_class = 'denying.Denying'\n")
-    env = {"PYTHONPATH": str(tmp_path), "JUPYTER_CONFIG_DIR": str(config)}
-    process = ServerProcess(tmp_path, tmp_path / "log", env=env)
-    try:
-        process.wait()
+    with denying_server(tmp_path, "resource != 'jupyter_dlenv:open'") as process:
         assert process.api("POST", "/open", {"port": 1}).status == 403
         assert process.call("GET", "/dlenv/open/any/").status == 403
-    finally:
-        process.stop()
 
 
 # Pure -----------------------------------------------------------------------------------------------------------------
@@ -342,10 +328,10 @@ def test_bad_requests_are_refused(body: Any) -> None:
 
 
 def test_tensorboard_gets_a_whole_path_and_a_free_port() -> None:
-    argv = tensorboard_argv(PYTHON, "runs/../x", "/work/a b")
-    assert argv[argv.index("--logdir") + 1] == "/work/a b/x"
+    argv = tensorboard_argv(PYTHON, "runs/../x", "/project/a b")
+    assert argv[argv.index("--logdir") + 1] == "/project/a b/x"
     assert argv[-1] == PORT
-    assert "s3://bucket/x" in tensorboard_argv(PYTHON, "s3://bucket/x", "/work")
+    assert "s3://bucket/x" in tensorboard_argv(PYTHON, "s3://bucket/x", "/project")
     assert argv[argv.index("--host") + 1] == "127.0.0.1"
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import docker_images
 import pytest
 import yaml
-from jupyter_server_process import Reply, ServerProcess
+from jupyter_server_process import Reply, ServerProcess, denying_server
 
 import jupyter_dlenv
 from jupyter_dlenv.errors import Unsupported
@@ -116,24 +116,10 @@ def test_who_may(server: ServerProcess, method: str, path: str, status: int) -> 
 
 
 def test_an_authorizer_is_asked_for_every_route(tmp_path: Path) -> None:
-    (tmp_path / "denying.py").write_text(
-        "from jupyter_server.auth import Authorizer\n"
-        "class Denying(Authorizer):\n"
-        "    def is_authorized(self, handler, user, action, resource):\n"
-        "        return not resource.startswith('jupyter_dlenv:')\n"
-    )
-    config = tmp_path / "config"
-    config.mkdir()
-    (config / "jupyter_server_config.py").write_text("c.ServerApp.authorizer_class = 'denying.Denying'\n")
-    env = {"PYTHONPATH": str(tmp_path), "JUPYTER_CONFIG_DIR": str(config)}
-    process = ServerProcess(tmp_path, tmp_path / "log", env=env)
-    try:
-        process.wait()
+    with denying_server(tmp_path, "not resource.startswith('jupyter_dlenv:')") as process:
         for method, path, _status in TABLE:
             body = {} if method in ("POST", "PUT") else None
             assert process.api(method, path, body).status == 403, (method, path)
-    finally:
-        process.stop()
 
 
 @pytest.mark.parametrize("action", ["write", "execute"])

@@ -27,7 +27,7 @@ from .. import folder
 from ..base import Capabilities, Engine, LogChunk, Plan, PullProgress
 from ..folder import RunFolder
 from .containers import containers, inspect_job, inspect_status, jobs, remove_container, run_short
-from .daemon import DaemonInfo, daemon_info
+from .daemon import DEFAULT_ADDRESS, DaemonInfo, daemon_info
 from .events import EventStream
 from .failures import CANNOT_START, api_failure, gpus_taken, image_missing, unreachable, without_pinning
 from .gang import attempt_of, newest_attempts
@@ -101,6 +101,10 @@ class DockerEngine(Engine):
         return await asyncio.to_thread(self.call, work)
 
     # The contract -----------------------------------------------------------------------------------------------
+
+    @property
+    def place(self) -> str:
+        return self._base_url or os.environ.get("DOCKER_HOST", "") or DEFAULT_ADDRESS
 
     def plan(self, spec: JobSpec) -> Plan:
         bodies = tuple(create_body(spec, index) for index in range(spec.replicas))
@@ -342,8 +346,7 @@ class DockerEngine(Engine):
 
     def info(self) -> DaemonInfo:
         """Return what the daemon says of itself now; it may have been set up anew since the last time."""
-        address = self._base_url or os.environ.get("DOCKER_HOST", "")
-        return daemon_info(self.call(lambda client: client.info()), address)
+        return daemon_info(self.call(lambda client: client.info()), self.place)
 
     def leases(self) -> Sequence[Job]:
         """Return what holds GPUs by its label and has not ended. Asks in this thread."""
