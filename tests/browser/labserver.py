@@ -104,7 +104,7 @@ def _environment(world: Path) -> dict[str, str]:
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("JUPYTER", "JPY_", "DLENV"))}
     folders = {f"JUPYTER_{name}_DIR": str(world / name.lower()) for name in ("CONFIG", "DATA", "RUNTIME")}
     folders |= {f"JUPYTERLAB_{name}_DIR": str(world / name.lower()) for name in ("SETTINGS", "WORKSPACES")}
-    return {**kept, **folders, "IPYTHONDIR": str(world / "ipython"), "XDG_RUNTIME_DIR": ""}
+    return {**kept, **folders, "IPYTHONDIR": str(world / "ipython"), "XDG_RUNTIME_DIR": str(world)}
 
 
 def _write_settings(world: Path, settings: dict[str, object]) -> None:
