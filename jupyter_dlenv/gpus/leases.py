@@ -135,6 +135,10 @@ class Leases:
         """Hold GPUs that a running container has already, for this process and, if need be, under another id."""
         return await kept(self._renew, ask, tuple(uuids)) if uuids else Lease(request=ask.request)
 
+    async def reclaim(self, ask: Ask, uuids: Sequence[str]) -> Lease | None:
+        """Hold GPUs again that the same job has just given up; None where somebody else has one of them by now."""
+        return await kept(self._reclaim, ask, tuple(uuids))
+
     async def granted_anew(self, ask: Ask, lease: Lease) -> Lease:
         """Return a lease with the way into the container as it is now; the driver may have been away before."""
         if not lease.gpus.uuids:
@@ -248,6 +252,15 @@ class Leases:
         gpus = self._grant_of(ask, uuids) or GpuGrant(uuids, devices=uuids, shared=ask.request.shared)
         with self.ledger.locked():
             return self._note(ask, gpus)
+
+    def _reclaim(self, ask: Ask, uuids: tuple[str, ...]) -> Lease | None:
+        gpus = self._grant_of(ask, uuids)
+        with self.ledger.locked():
+            self._tidy()
+            _inventory, found = self._view()
+            holders = [holder for state in found if state.unit.uuid in uuids for holder in state.holders]
+            taken = any(holder.id == ask.id or not (holder.shared and ask.request.shared) for holder in holders)
+            return None if taken or gpus is None or self._name_of(ask.id) else self._note(ask, gpus)
 
     def _grant_of(self, ask: Ask, uuids: tuple[str, ...]) -> GpuGrant | None:
         """Return the way to GPUs that are held, None where there is none just now."""

@@ -40,7 +40,7 @@ from .stalls import STALLS
 from .starting import Starter, cancelled, refused
 from .submission import forget_secrets, keep_code, record_of, remarks
 from .views import JobView, LogFrame
-from .waiting import SUBMITTING, advance, forget, keep, pending, starts_again, waiting_data, waiting_status
+from .waiting import SUBMITTING, advance, forget, hold_gpus, keep, pending, starts_again, waiting_data, waiting_status
 
 _CANCEL_GRACE_S = 10.0
 _ENDED: dict[str, JobView] = {}
@@ -224,6 +224,8 @@ class JobManager:
         """Record an end that was seen: of the job, or of an attempt that another one follows."""
         final = await asyncio.to_thread(conclude, folder, record, status, attempt)
         if tried_again(record, final, attempt) and not folder.stop_intended() and starts_again(folder):
+            with suppress(DLEnvError):  # the next attempt asks for GPUs then
+                await hold_gpus(self._starter, folder)
             await self._forget(folder, record, attempt)
             if folder.end_attempt(attempt, final):
                 await load_engine(record.engine).remove(record.id, attempt)

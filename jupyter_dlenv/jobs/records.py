@@ -15,7 +15,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -185,14 +185,22 @@ class JobFolder:
         finally:
             os.close(descriptor)
 
-    def mark_started(self, native_id: str) -> None:
-        """Note that the engine accepted the attempt, so that one it no longer knows is lost and not still to come."""
-        started = {"native_id": native_id, "boot_id": boot_id(), "attempt": self.attempt}
+    def mark_started(self, native_id: str, gpus: Sequence[str] = ()) -> None:
+        """Note that the engine accepted the attempt, so that one it no longer knows is lost and not still to come.
+
+        Args:
+            gpus: The UUIDs of its GPUs.
+        """
+        started = {"native_id": native_id, "boot_id": boot_id(), "attempt": self.attempt, "gpus": list(gpus)}
         write_text(self.path / _STARTED, json.dumps(started))
 
     def started(self) -> bool:
         """True once the engine has accepted the attempt."""
         return bool(self._started())
+
+    def gpus(self) -> tuple[str, ...]:
+        """Return the UUIDs of the GPUs that the attempt was started with."""
+        return tuple(self._started().get("gpus", ()))
 
     def rebooted(self) -> bool:
         """True when the host was started again after the engine had accepted the attempt."""

@@ -87,7 +87,7 @@ class Starter:
             with suppress(DLEnvError):
                 await engine.remove(job_id)
             raise
-        await asyncio.to_thread(folder.mark_started, job.native_id)
+        await asyncio.to_thread(folder.mark_started, job.native_id, lease.gpus.uuids)
         if not assembled.request.retries:
             folder.waits_no_more()
         if held:

@@ -65,6 +65,9 @@ class Kept:
 KEPT: dict[str, Kept] = {}
 """The jobs that were submitted here and have not started yet."""
 
+HELD: dict[str, Lease] = {}
+"""The GPUs of jobs between two attempts, as far as this process saw the end of the one."""
+
 
 def keep(ask: Ask, secrets: Mapping[str, str], queued: Queued | None) -> None:
     """Keep what a job needs that waits; its place stays its own without this process, if others may start it.
@@ -79,9 +82,23 @@ def keep(ask: Ask, secrets: Mapping[str, str], queued: Queued | None) -> None:
 
 def forget(job_id: str) -> None:
     """Forget a job that waits no more."""
-    kept = KEPT.pop(job_id, None)
+    kept, held = KEPT.pop(job_id, None), HELD.pop(job_id, None)
     if kept is not None and kept.record is not None:
         kept.record.release()
+    if held is not None:
+        held.close()
+
+
+async def hold_gpus(starter: Starter, folder: JobFolder) -> None:
+    """Hold the GPUs of an attempt that has just ended for the next one, which queues where others have them by now."""
+    job_id, data, uuids = folder.path.name, folder.kept(), folder.gpus()
+    known = read_waiting(job_id, data) if data and uuids else None
+    if known is None:
+        return
+    assembled = await assemble(*known, starter.settings, folder, GpuGrant())
+    lease = await starter.leases.reclaim(assembled.ask(), uuids)
+    if lease is not None:
+        HELD[job_id] = lease
 
 
 def waiting_data(request: RunRequest, principal: Principal, *, by_process: bool) -> dict[str, Any]:
@@ -175,6 +192,8 @@ class Advancer:
         if self._record is not None:
             self._record.release()
             self._record = None
+        for job_id in list(HELD):
+            HELD.pop(job_id).close()
 
     async def _run(self) -> None:
         looked = watched = tidied = -math.inf
@@ -242,7 +261,7 @@ class Advancer:
         self._over |= {folder.path.name for folder in folders if folder.final() is not None}
         left = [folder for folder in folders if folder.path.name not in self._over]
         going = [folder for folder in left if folder.started() or folder.pauses()]
-        for job_id in self._over & KEPT.keys():
+        for job_id in self._over & (KEPT.keys() | HELD.keys()):
             forget(job_id)
         return [folder for folder in going if (record := _record_of(folder)) and (record.retries or record.notify)]
 
@@ -254,7 +273,14 @@ class Advancer:
                 self._pausing.discard(job_id)
             elif due_at(folder.ended_attempts()) <= time.time():
                 self._pausing.discard(job_id)
-                await self._try(job_id, self._leases.acquire)
+                await self._try(job_id, self._same_gpus)
+
+    async def _same_gpus(self, ask: Ask) -> Lease | Queued:
+        """Return the GPUs of the attempt before; a place in the queue where they were not held."""
+        held = HELD.pop(ask.id, None)
+        if held is None or held.record is None or not held.record.there():
+            return await self._leases.acquire(ask)
+        return await self._leases.granted_anew(ask, held)
 
     async def _find_lost(self) -> None:
         """Put jobs into the queue again whose place was lost with a start of the host or a killed process."""

@@ -57,3 +57,23 @@ def test_another_attempt_has_its_gpus_and_gives_them_back(host: GpuHost, nodes: 
     job = host.jobs()["twice"]
     assert (job["state"], job["attempt"]) == ("SUCCEEDED", 2)
     assert host.holders() == {}
+
+
+@pytest.mark.parametrize("nodes", [(), NODES])
+def test_the_next_attempt_has_the_same_gpus_though_others_wait(host: GpuHost, nodes: tuple[str, ...]) -> None:
+    script = SEEN + "import sys, time\ntime.sleep(8)\nsys.exit(os.environ['DLENV_ATTEMPT'] == '1')\n"
+    first = host.start(
+        *host.run(script, *nodes, "--gpus", "8" if not nodes else "4", "--retries", "1", "--name", "first")
+    )
+    until(lambda: host.jobs().get("first", {}).get("state") == "RUNNING")
+    other = host.start(*host.run(SEEN, "--gpus", "1", "--name", "other"))
+    printed, _ = first.communicate(timeout=120)
+    assert first.returncode == 0, printed
+    found = seen(printed)
+    assert found[0] == found[1]
+    assert len(set.union(*found)) == 8
+    printed, _ = other.communicate(timeout=120)
+    assert other.returncode == 0, printed
+    jobs = host.jobs()
+    assert jobs["other"]["started_at"] >= jobs["first"]["finished_at"]
+    assert host.holders() == {}
