@@ -147,6 +147,14 @@ def asked(request: GpuRequest) -> str:
     return f"--gpus {request}{memory}" + (" --shared" if request.shared else "")
 
 
+def may_keep(request: GpuRequest, state: UnitState, job_id: str) -> bool:
+    """Return whether a job may go on with a GPU that it has just had; what drains there is its own."""
+    if state.standing in (Standing.FAULTY, Standing.UNKNOWN) or (state.foreign and not request.busy):
+        return False
+    others = [holder for holder in state.holders if holder.id != job_id]
+    return not others or (request.shared and all(holder.shared for holder in others))
+
+
 def _size(size: int) -> str:
     """Return a size as people write it in an option; what is not even is told a little smaller."""
     for scale, letter in ((_GIB, "g"), (1 << 20, "m")):

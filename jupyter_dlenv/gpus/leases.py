@@ -25,7 +25,7 @@ from ..settings import DLEnv
 from ..spec import Job, JobState
 from .access import AccessFacts, choose_access, gather, grant
 from .asks import Ask, Overview, on_host, waiting_in
-from .choice import require_possible
+from .choice import may_keep, require_possible
 from .containers import owners
 from .holders import holders_by_uuid, lease_data
 from .lease import Lease, Queued, kept
@@ -136,8 +136,12 @@ class Leases:
         return await kept(self._renew, ask, tuple(uuids)) if uuids else Lease(request=ask.request)
 
     async def reclaim(self, ask: Ask, uuids: Sequence[str]) -> Lease | None:
-        """Hold GPUs again that the same job has just given up; None where somebody else has one of them by now."""
+        """Hold GPUs again that the same job has just given up; None where one has failed, or is another's by now."""
         return await kept(self._reclaim, ask, tuple(uuids))
+
+    async def reclaimed(self, ask: Ask, lease: Lease) -> Lease | None:
+        """Return what :meth:`reclaim` gave, for use now; None, and given back, where that must not be any more."""
+        return await asyncio.to_thread(self._reclaimed, ask, lease)
 
     async def granted_anew(self, ask: Ask, lease: Lease) -> Lease:
         """Return a lease with the way into the container as it is now; the driver may have been away before."""
@@ -257,10 +261,22 @@ class Leases:
         gpus = self._grant_of(ask, uuids)
         with self.ledger.locked():
             self._tidy()
-            _inventory, found = self._view()
-            holders = [holder for state in found if state.unit.uuid in uuids for holder in state.holders]
-            taken = any(holder.id == ask.id or not (holder.shared and ask.request.shared) for holder in holders)
-            return None if taken or gpus is None or self._name_of(ask.id) else self._note(ask, gpus)
+            held = any(entry.name == ask.id for entry in self.ledger.living(LEASES))
+            if gpus is None or held or self._name_of(ask.id) or not self._may_keep(ask, uuids):
+                return None
+            return self._note(ask, gpus)
+
+    def _may_keep(self, ask: Ask, uuids: tuple[str, ...]) -> bool:
+        _inventory, found = self._view()
+        return all(may_keep(ask.request, state, ask.id) for state in found if state.unit.uuid in uuids)
+
+    def _reclaimed(self, ask: Ask, lease: Lease) -> Lease | None:
+        gpus = self._grant_of(ask, lease.gpus.uuids)
+        there = lease.record is not None and lease.record.there()
+        if gpus is None or not there or not self._may_keep(ask, lease.gpus.uuids):
+            lease.close()
+            return None
+        return replace(lease, gpus=gpus)
 
     def _grant_of(self, ask: Ask, uuids: tuple[str, ...]) -> GpuGrant | None:
         """Return the way to GPUs that are held, None where there is none just now."""

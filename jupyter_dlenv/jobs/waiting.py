@@ -278,9 +278,8 @@ class Advancer:
     async def _same_gpus(self, ask: Ask) -> Lease | Queued:
         """Return the GPUs of the attempt before; a place in the queue where they were not held."""
         held = HELD.pop(ask.id, None)
-        if held is None or held.record is None or not held.record.there():
-            return await self._leases.acquire(ask)
-        return await self._leases.granted_anew(ask, held)
+        kept = await self._leases.reclaimed(ask, held) if held is not None else None
+        return kept or await self._leases.acquire(ask)
 
     async def _find_lost(self) -> None:
         """Put jobs into the queue again whose place was lost with a start of the host or a killed process."""

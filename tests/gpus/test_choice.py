@@ -10,7 +10,7 @@ from itertools import combinations
 import pytest
 
 from jupyter_dlenv.errors import NoGpu
-from jupyter_dlenv.gpus.choice import asked, choose, require_possible, why_not
+from jupyter_dlenv.gpus.choice import asked, choose, may_keep, require_possible, why_not
 from jupyter_dlenv.gpus.model import Gpu, Link, Mig, Path, Unit
 from jupyter_dlenv.gpus.state import Holder, Standing, UnitState
 from jupyter_dlenv.resources import GpuRequest
@@ -323,3 +323,22 @@ def test_a_request_as_options_reads_back() -> None:
 def test_a_request_is_told_as_it_was_typed() -> None:
     request = GpuRequest.parse("2+busy+cc8.0", memory="40g", shared=True)
     assert asked(request) == "--gpus 2+busy+cc8.0 --gpu-memory 40g --shared"
+
+
+@pytest.mark.parametrize(
+    ("row", "text", "shared", "kept"),
+    [
+        (UnitState(unit(0), Standing.FREE), "1", False, True),
+        (UnitState(unit(0), Standing.DRAINING), "1", False, True),
+        (UnitState(unit(0), Standing.FAULTY), "1", False, False),
+        (UnitState(unit(0), Standing.UNKNOWN), "1", False, False),
+        (UnitState(unit(0), Standing.BUSY, foreign=(7,)), "1", False, False),
+        (UnitState(unit(0), Standing.BUSY, foreign=(7,)), "1+busy", False, True),
+        (UnitState(unit(0), Standing.LEASED, (replace(ALONE, id="mine"),)), "1", False, True),
+        (UnitState(unit(0), Standing.LEASED, (ALONE,)), "1", False, False),
+        (UnitState(unit(0), Standing.LEASED, (SHARER,)), "1", False, False),
+        (UnitState(unit(0), Standing.LEASED, (SHARER,)), "1", True, True),
+    ],
+)
+def test_what_a_job_may_go_on_with(row: UnitState, text: str, shared: bool, kept: bool) -> None:
+    assert may_keep(GpuRequest.parse(text, shared=shared), row, "mine") is kept

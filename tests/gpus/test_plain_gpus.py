@@ -62,3 +62,27 @@ def test_a_killed_shim_and_its_ranks_let_go_of_their_gpus(host: GpuHost) -> None
     job.send_signal(signal.SIGINT)
     job.wait(60)
     until(lambda: host.holders() == {})
+
+
+FAILING = """
+import os, time
+print(os.environ["CUDA_VISIBLE_DEVICES"], flush=True)
+time.sleep(4)
+raise SystemExit(os.environ["DLENV_ATTEMPT"] == "1")
+"""
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_the_next_attempt_keeps_its_gpu_unless_it_has_failed(host: GpuHost, machine: Machine, lost: bool) -> None:
+    (host.root / "plain.py").write_text(FAILING)
+    job = host.start(*run("--gpus", "1", "--retries", "1", "--name", "again"))
+    assert job.stdout is not None
+    first = job.stdout.readline().strip()
+    host.start(*run("--gpus", "all", "--name", "everything"))
+    until(lambda: host.jobs().get("everything", {}).get("message"))
+    if lost:
+        machine.lose(0)
+    printed, _ = job.communicate(timeout=120)
+    second = printed.split("[dlenv]")[1].splitlines()[1].strip()
+    assert (first == second) is not lost
+    assert first == machine.cards[0].uuid

@@ -246,8 +246,20 @@ def test_a_dry_run_shows_every_node_and_the_totals(image: str, notebook_dir: Pat
     assert "seven-of-nine" not in shown
 
 
+TOGETHER = """
+import os, pathlib, time
+attempt = os.environ["DLENV_ATTEMPT"]
+print(len(os.environ["TOKEN"]), attempt, flush=True)
+pathlib.Path(f"{attempt}-{os.environ['DLENV_NODE_RANK']}").touch()
+while len(list(pathlib.Path().glob(f"{attempt}-*"))) < 2:  # the first that fails stops the other
+    time.sleep(0.05)
+time.sleep(1)
+raise SystemExit(2)
+"""
+
+
 def test_values_of_secrets_are_kept_nowhere(image: str, notebook_dir: Path, write: Write) -> None:
-    write("a.py", "import os\nprint(len(os.environ['TOKEN']), os.environ['DLENV_ATTEMPT'])\nraise SystemExit(2)\n")
+    write("a.py", TOGETHER)
     words = ["a.py", "--image", image, "--nodes", "2", "--launcher", "python", "--retries", "1", "-e", "TOKEN"]
     done = dlenv("run", *words, "--name", "secret-job", cwd=notebook_dir, TOKEN="sesame-sesame")
     assert done.stdout.count("13 2") == 2, done

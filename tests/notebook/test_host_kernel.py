@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import docker_images
 import pytest
@@ -79,6 +80,12 @@ def test_beside_a_server_its_socket_is_used(notebook_dir: Path, write: Write, tm
         server.stop()
 
 
+def kernels_of(server: ServerProcess, environment: str) -> list[dict[str, Any]]:
+    """Return the kernels of an environment that the server lists, among those of other servers of this user."""
+    listed = server.api("GET", "/kernels").json()["kernels"]
+    return [kernel for kernel in listed if kernel["environment"] == environment]
+
+
 @pytest.mark.server
 @pytest.mark.docker
 def test_a_server_starts_container_kernels_and_lists_them(notebook_dir: Path, write: Write, tmp_path: Path) -> None:
@@ -91,10 +98,9 @@ def test_a_server_starts_container_kernels_and_lists_them(notebook_dir: Path, wr
         text = server.execute("served", "%dlrun a.py --plain -- w\nimport os; print(os.getcwd())", keep=True)
         assert "args ['w']" in text
         assert str(notebook_dir) in text
-        (kernel,) = server.api("GET", "/kernels").json()["kernels"]
-        assert kernel["environment"] == "served"
+        (kernel,) = kernels_of(server, "served")
         assert server.call("DELETE", f"/api/kernels/{kernel['id']}").status == 204
-        assert server.api("GET", "/kernels").json()["kernels"] == []
+        assert kernels_of(server, "served") == []
         refused = server.call("POST", "/api/kernels", {"name": "served", "kernel_id": "../../x"})
         assert refused.status >= 400
         missing = {"image": "dlenv-test/nowhere:1"}
