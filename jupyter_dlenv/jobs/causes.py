@@ -18,18 +18,44 @@ def _in_shm(_facts: Facts, found: Found) -> bool:
     return any(word in found.block for word in ("/dev/shm", "shared_memory.py", "multiprocessing/heap.py", "</torch_"))
 
 
+def _bus_error(_facts: Facts, found: Found) -> bool:
+    """Tell whether the loader's worker that ended, if that is all that is said, ended for that."""
+    return not found.groups.get("ended") or "bus error encountered in" in found.before.lower()
+
+
+def _is_file(_facts: Facts, found: Found) -> bool:
+    """Tell whether a path is one of a file: shared memory has names that look like one."""
+    return "shared_memory.py" not in found.block and not found.groups.get("path", "").startswith("/psm_")
+
+
 def _outside(facts: Facts, found: Found) -> bool:
     path = found.groups.get("path", "")
+    if not _is_file(facts, found) or ("." in path and path.rfind("/") == 0):  # nobody mounts the top folder
+        return False
     known = (*facts.mounts, facts.workdir or "/", "/usr", "/etc", "/tmp", "/proc", "/sys", "/dev", "/opt", "/dlenv")
     inside = any(path == top or path.startswith(top.rstrip("/") + "/") for top in known if top != "/")
     return facts.engine != "process" and path.startswith("/") and not inside
 
 
 def _is_program(_facts: Facts, found: Found) -> bool:
-    return "_execute_child" in found.block
+    """Tell whether a program was looked for by its name; a path may be the folder that it was to be started in."""
+    path = found.groups.get("path", "")
+    folder = f"cwd='{path}'" in found.block or f'cwd="{path}"' in found.block
+    return "_execute_child" in found.block and "/" not in path and not folder
 
 
-_NO_FILE = r"No such file or directory: b?'(?P<path>[^'\n]{1,300})'"
+_NO_FILE = (r"No such file or directory: b?'(?P<path>[^'\n]{1,300})'",)
+_NO_FILES = (
+    *_NO_FILE,
+    r"No such file or directory: b?\"(?P<path>[^\"\n]{1,300})\"",
+    r"nable to open file: name = '(?P<path>[^'\n]{1,300})', errno = 2\b",
+    r"FileNotFoundError: (?P<path>[^\s:'\"]{0,200}/[^\s:'\"]{1,200}?)(?: (?:not found|does not exist))?\.?$",
+)
+_FULL = (r"No space left on device", r"\[Errno 28\](?! inotify)")
+_LOADER_ENDED = (
+    r"DataLoader worker \(pid.{1,80} (?P<ended>exited unexpectedly)",
+    r"\(Fatal\) DataLoader process (?P<ended>\(pid)",
+)
 
 _FILES = (
     Cause(
@@ -41,18 +67,20 @@ _FILES = (
             r"unable to (?:write to file|open shared memory object|allocate shared memory).{0,40}</torch_",
             r"unable to mmap \d{1,20} bytes from file </torch_",
             r"is killed by signal: Bus error",
-            r"Unexpected bus error encountered in worker",
+            r"Unexpected (?:bus|BUS) error encountered in",
             r"insufficient shared memory \(shm\)",
             r"Error while creating shared memory segment",
             r"No space left on device: '?/dev/shm",
+            *_LOADER_ENDED,
         ),
+        when=_bus_error,
     ),
     Cause(
         "shm-full-write",
         Reason.OUT_OF_MEMORY,
         lambda: _("It wrote to /dev/shm until that was full."),
         lambda: _("Raise it: --shm-size {more_shm}. Or write to a folder instead."),
-        (r"No space left on device", r"\[Errno 28\]"),
+        _FULL,
         when=_in_shm,
     ),
     Cause(
@@ -63,7 +91,7 @@ _FILES = (
             "df -h shows which. Write to another one, for example --mount /big:/big, or make room; "
             "jupyter dlenv rm JOB removes an old job with its log."
         ),
-        (r"No space left on device", r"\[Errno 28\]"),
+        _FULL,
     ),
     Cause(
         "quota",
@@ -84,7 +112,7 @@ _FILES = (
         Reason.USER_ERROR,
         lambda: _("The program {path} is not in this image."),
         lambda: _("Add it in a build, for example %dlapt {path}, or use an image that has it (--image)."),
-        (_NO_FILE,),
+        _NO_FILE,
         when=_is_program,
     ),
     Cause(
@@ -92,7 +120,7 @@ _FILES = (
         Reason.USER_ERROR,
         lambda: _("{path} is not there: it lies outside what the container sees of the host."),
         lambda: _("Show its folder: --mount {folder}:{folder}:ro"),
-        (_NO_FILE, r"(?<=: )(?P<path>/[^:'\"\n]{1,300}): No such file or directory"),
+        (*_NO_FILES, r"(?<=: )(?P<path>/[^:'\"\n]{1,300}): No such file or directory"),
         when=_outside,
     ),
     Cause(
@@ -100,11 +128,8 @@ _FILES = (
         Reason.USER_ERROR,
         lambda: _("{path} is not there."),
         lambda: _("A relative path begins at the working folder, {workdir}. Folders of the host are shown by --mount."),
-        (
-            _NO_FILE,
-            r"(?<=: )(?P<path>[^:'\"\n]{1,300}): No such file or directory",
-            r"FileNotFoundError: (?P<path>.+)",
-        ),
+        (*_NO_FILES, r"(?<=: )(?P<path>[^:'\"\n]{1,300}): No such file or directory"),
+        when=_is_file,
     ),
     Cause(
         "read-only",
@@ -174,7 +199,7 @@ _FILES = (
         Reason.KILLED,
         lambda: _("A loader worker was killed, mostly for memory."),
         lambda: _("Use fewer workers or smaller batches, or raise the limit with --memory."),
-        (r"DataLoader worker \(pid.{1,80} is killed by signal", r"DataLoader worker \(pid.{1,80} exited unexpectedly"),
+        (r"DataLoader worker \(pid.{1,80} is killed by signal", *_LOADER_ENDED),
     ),
 )
 
@@ -191,6 +216,11 @@ LOG_CAUSES = (
     *_ENDS,
 )
 """What texts are searched for, in this order."""
+
+CRASH_CAUSES = tuple(
+    cause for cause in LOG_CAUSES if cause.id in ("shm-full", "cpu-instructions", "crash", "bus-error")
+)
+"""All that can have ended a process that crashed."""
 
 CATALOGUE = (*END_CAUSES, *(cause for cause in LOG_CAUSES if cause not in _ENDS))
 BY_ID = {cause.id: cause for cause in CATALOGUE}

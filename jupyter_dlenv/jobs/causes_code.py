@@ -41,6 +41,8 @@ _NAMES = (
     r"No address associated with hostname",
     r"Network is unreachable",
 )
+_CU = r"(?:da|dart|blas(?:Lt)?|dnn[a-z_]{0,40}|fftw?|pti|rand|solver(?:Mg)?|sparse(?:Lt)?|file|tensor)"
+_NV = r"(?:rtc(?:-builtins)?|infer[a-z_]{0,40}|JitLink|ToolsExt|jpeg|blas|onnxparser|parsers)"
 IMAGE_CAUSES = (
     Cause(
         "opencv-libraries",
@@ -54,7 +56,7 @@ IMAGE_CAUSES = (
         Reason.USER_ERROR,
         lambda: _("A library of CUDA is missing in this image: {library}."),
         lambda: _("Framework and CUDA do not go together here: use an image that was made with both (--image)."),
-        (r"(?P<library>lib(?:cu[a-z]{1,20}|nv[a-zA-Z]{1,20}|nccl)\.so[.\d]{0,12}): cannot open",),
+        (rf"(?P<library>lib(?:cu{_CU}|nv{_NV}|npp[a-z]{{1,9}}|nccl)\.so[.\d]{{0,12}}): cannot open",),
     ),
     Cause(
         "library",
@@ -104,6 +106,16 @@ IMAGE_CAUSES = (
         (r"undefined symbol: ",),
     ),
     Cause(
+        "shadowed-module",
+        Reason.USER_ERROR,
+        lambda: _("{module} was imported from itself: a file of yours has the same name, or imports go in a circle."),
+        lambda: _("Rename that file; the traceback names it."),
+        (
+            r"partially initialized module '(?P<module>[\w.]{1,100})'",
+            r"No module named '[\w.]{1,100}'; '(?P<module>[\w.]{1,100})' is not a package",
+        ),
+    ),
+    Cause(
         "local-module",
         Reason.USER_ERROR,
         lambda: _("The module {module} was not found; it seems to be one of your own."),
@@ -130,13 +142,6 @@ IMAGE_CAUSES = (
         (r"No module named '?(?P<module>[\w.]{1,100})",),
     ),
     Cause(
-        "shadowed-module",
-        Reason.USER_ERROR,
-        lambda: _("{module} was imported from itself: a file of yours has the same name, or imports go in a circle."),
-        lambda: _("Rename that file; the traceback names it."),
-        (r"partially initialized module '(?P<module>[\w.]{1,100})'",),
-    ),
-    Cause(
         "import",
         Reason.USER_ERROR,
         lambda: _("{module} has no {name}: it is another version than the script expects."),
@@ -161,6 +166,8 @@ IMAGE_CAUSES = (
             r"NoSuchDisplayException",
             r"Cannot connect to \"None\"",
             r"No available video device",
+            r"The function is not implemented\. Rebuild the library with",
+            r"Can't initialize GTK backend",
         ),
     ),
     Cause(
@@ -178,7 +185,13 @@ REACH_CAUSES = (
         Reason.USER_ERROR,
         lambda: _("It wanted to reach another machine, and has no network."),
         lambda: _("Give it one: --network bridge. Or fetch what it needs before."),
-        (*_NAMES, r"LocalEntryNotFoundError", r"Max retries exceeded with url", r"No matching distribution found for"),
+        (
+            *_NAMES,
+            r"LocalEntryNotFoundError",
+            r"We couldn't connect to 'https://",
+            r"Max retries exceeded with url",
+            r"No matching distribution found for",
+        ),
         when=_no_network,
     ),
     Cause(
@@ -237,7 +250,7 @@ CODE_CAUSES = (
         Reason.USER_ERROR,
         lambda: _("Processes were started where the script is imported again by each of them."),
         lambda: _("Put what starts them below: if __name__ == '__main__':"),
-        (r"context has already been set", r"before the current process has finished its"),
+        (r"context has already been set", r"An attempt has been made to start a new process before"),
     ),
     Cause(
         "pickle-main",

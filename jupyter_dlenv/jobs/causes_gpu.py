@@ -15,6 +15,11 @@ def _has_none(facts: Facts, _found: Found) -> bool:
     return facts.gpus == 0
 
 
+def _address(_facts: Facts, found: Found) -> bool:
+    """Tell whether a server that did not start, if that is all that is said, met an address in use."""
+    return not found.groups.get("server") or "ddress already in use" in found.before
+
+
 _INSUFFICIENT = r"CUDA driver version is insufficient for CUDA runtime version"
 _NO_GPU = (
     r"Found no NVIDIA driver on your system",
@@ -42,6 +47,7 @@ GPU_CAUSES = (
         (
             r"CUDA out of memory\.",
             r"CUDA error: out of memory",
+            r"CUDA error\(2\), out of memory",
             r"HIP out of memory\.",
             r"OOM when allocating tensor with shape.{0,300}device:GPU",
             r"RESOURCE_EXHAUSTED: (?:Out of memory|Failed to allocate)",
@@ -198,7 +204,9 @@ RANK_CAUSES = (
             r"Watchdog caught exception.{0,60}[Tt]imeout",
             r"RuntimeError: Socket Timeout",
             r"wait timeout after \d{1,12}ms",
-            r"DistBackendError: .{0,80}store->get\(.{0,200}[Tt]imeout",
+            r"Timeout waiting for key: ",
+            r"store->get\(.{1,200} got error: .{0,200}[Tt]imeout",
+            r"watchdog got stuck for \d{1,9} seconds",
         ),
         consequence=True,
     ),
@@ -239,7 +247,10 @@ RANK_CAUSES = (
             r"EADDRINUSE",
             r"\[Errno 98\] .{0,100}",
             r"[Aa]ddress already in use",
+            r"Could not start gRPC (?P<server>server)",
+            r"Failed to start RPC (?P<server>server)",
         ),
+        when=_address,
     ),
     Cause(
         "rendezvous",
@@ -251,7 +262,8 @@ RANK_CAUSES = (
         ),
         (
             r"DistStoreError: Timed out after .{1,30} waiting for (?:clients|workers)",
-            r"The client socket has timed out after \d{1,12} ?ms while trying to connect",
+            r"The client socket has timed out after \d{1,12} ?m?s while trying to connect",
+            r"Timed out initializing process group in store based barrier",
             r"The client socket has failed to connect to any network address",
             r"Rendezvous(?:Timeout|Connection|Closed|State|Graceful\w{1,12})Error",
             r"DistStoreError: ",
@@ -295,6 +307,7 @@ RANK_CAUSES = (
             r"heartbeat timeout",
             r"Polled an error from coordination service",
             r"Shutdown barrier in coordination service",
+            r"Terminating process because the JAX distributed service detected fatal errors",
             r"DistNetworkError: ",
         ),
         consequence=True,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..i18n import _
 from ..resources import format_size
@@ -17,10 +17,10 @@ from ..spec import Reason
 from .causes import BY_ID, CATALOGUE
 from .facts import Cause, Diagnosis, Facts, Found, NodeFacts
 from .packages import apt_package_of, package_of
-from .reading import Reading, last_traceback, read
+from .reading import Reading, read
 from .reports import Report, failing_rank, report_of
 
-__all__ = ["Diagnosis", "Facts", "NodeFacts", "diagnose", "explain", "failing_rank", "last_traceback"]
+__all__ = ["Diagnosis", "Facts", "NodeFacts", "diagnose", "explain", "failing_rank"]
 
 _EVIDENCE = 400
 _VALUE = 200
@@ -29,6 +29,7 @@ _USUAL_SHM = 4 * _GIB
 _BY_CODE = {code: cause for cause in CATALOGUE for code in cause.codes}
 _BY_TEXT, _BY_SIGNAL, _BY_EXCEPTION, _BY_EXIT = 3, 2, 1, 0
 _ABORTED = 134  # by a library that has said why
+_FROM_OUTSIDE = (137, 143)  # whatever it wrote before, that did not end it
 _NOT_FIRST = ("gang", "done", "stopped")
 
 
@@ -49,7 +50,7 @@ def explain(
         timeout_s: The time limit in seconds when that ended it, else None.
     """
     facts = Facts(exit_code, oom_killed, memory_limit, stopped_by_us=stopped_by_us, timeout_s=timeout_s)
-    if exit_code == 0:
+    if exit_code == 0 and not (stopped_by_us or timeout_s):
         return Reason.COMPLETED, ""
     said = _said(facts, _by_end(facts) or _by_code(exit_code), Found(exit_code=exit_code))
     return said.reason, f"{said.message} {said.remedy}".strip()
@@ -57,7 +58,7 @@ def explain(
 
 def diagnose(facts: Facts) -> Diagnosis:
     """Return why a job ended: the process that failed first, what it says, and what helps."""
-    if facts.exit_code == 0:
+    if facts.exit_code == 0 and _by_end(facts) is None:
         return Diagnosis("completed", Reason.COMPLETED)
     suspect = max(_suspects(facts), key=lambda each: each.weight)
     cause = _by_end(facts)
@@ -105,7 +106,7 @@ class _Suspect:
     cause: Cause
     found: Found
     evidence: str
-    text: str
+    traceback: str
     node: NodeFacts
     rank: int | None
     first: bool
@@ -143,37 +144,37 @@ def _of_node(facts: Facts, node: NodeFacts, report: Report | None, first: bool) 
         mine = failed is None or rank == failed
         shown = rank if report or len(node.ranks) > 1 or len(facts.nodes) > 1 else None
         for text in reversed(texts):
-            sure = report is not None and mine
-            found += _reading(facts, text, node, shown, code if mine else 1, first=first and mine, sure=sure)
+            found += _reading(facts, text, node, shown, code if mine else 1, first=first and mine)
     if not (node.ranks and report):
         own = report.own_words(node.launcher) if report else node.launcher
         lonely = not node.ranks
-        found += _reading(facts, own, node, failed, code, first=first and lonely, sure=lonely)
+        found += _reading(facts, own, node, failed, code, first=first and lonely, mixed=report is not None)
     told = any(each.first for each in found) and (code == _ABORTED or not _signal_of(code))
     return found if told or not first else [*found, _by_end_of(node, failed, code)]
 
 
 def _reading(
-    facts: Facts, text: str, node: NodeFacts, rank: int | None, code: int, *, first: bool, sure: bool
+    facts: Facts, text: str, node: NodeFacts, rank: int | None, code: int, *, first: bool, mixed: bool = False
 ) -> list[_Suspect]:
     """Return what one text says, as a list of one or none."""
-    reading = read(facts, text, code, sure=sure) if text else None
-    return [_suspect(reading, text, node, rank, first, code)] if reading else []
+    if not text or (first and code in _FROM_OUTSIDE):
+        return []
+    reading = read(facts, text, code, mixed=mixed)
+    return [_suspect(reading, node, rank, first, code)] if reading else []
 
 
-def _suspect(reading: Reading, text: str, node: NodeFacts, rank: int | None, first: bool, code: int) -> _Suspect:
-    cause = reading.cause or BY_ID["exception"]
-    if reading.cause is None and _signal_of(code):
-        return _Suspect(_by_code(code), Found(exit_code=code), "", text, node, rank, first, _BY_SIGNAL)
-    level = _BY_TEXT if reading.cause else _BY_EXCEPTION
-    return _Suspect(cause, reading.found, reading.evidence, text, node, rank, first, level)
+def _suspect(reading: Reading, node: NodeFacts, rank: int | None, first: bool, code: int) -> _Suspect:
+    if reading.cause is None and (_signal_of(code) or not reading.evidence):
+        told = _by_end_of(node, rank, code)
+        return replace(told, first=first, traceback="" if code in _FROM_OUTSIDE else reading.traceback)
+    cause, level = reading.cause or BY_ID["exception"], _BY_TEXT if reading.cause else _BY_EXCEPTION
+    return _Suspect(cause, reading.found, reading.evidence, reading.traceback, node, rank, first, level)
 
 
 def _by_end_of(node: NodeFacts, rank: int | None, code: int) -> _Suspect:
     """Return what the end alone says of the process that failed first on its node."""
-    text = next((errors for known, (_output, errors) in node.ranks.items() if known == rank), "")
     level = _BY_SIGNAL if code in _BY_CODE or _signal_of(code) else _BY_EXIT
-    return _Suspect(_by_code(code), Found(exit_code=code), "", text, node, rank, True, level)
+    return _Suspect(_by_code(code), Found(exit_code=code), "", "", node, rank, True, level)
 
 
 # What is said ---------------------------------------------------------------------------------------------------------
@@ -190,7 +191,7 @@ def _told(facts: Facts, suspect: _Suspect, cause: Cause | None = None) -> Diagno
         said.remedy,
         suspect.rank,
         suspect.node.rank if len(facts.nodes) > 1 else None,
-        last_traceback(suspect.text),
+        suspect.traceback,
     )
 
 

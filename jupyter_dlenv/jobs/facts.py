@@ -71,11 +71,13 @@ class Found:
         groups: The sign's named groups.
         block: The traceback around it with its frames, or the lines around it.
         exit_code: Of the process that wrote it, or of the job where that is not known.
+        before: The lines before that traceback.
     """
 
     groups: Mapping[str, str] = field(default_factory=dict)
     block: str = ""
     exit_code: int = 1
+    before: str = ""
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,7 @@ class Diagnosis:
         remedy: What helps, empty where nothing general can be said.
         rank: The process that failed first, None where it is not known or there is only one.
         node: Rank of its node, None where there is only one.
-        traceback: Its Python traceback, with the exceptions that led to it.
+        traceback: The Python traceback that ended it, with the exceptions that led to it; empty where none did.
     """
 
     cause: str

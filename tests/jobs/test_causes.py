@@ -22,6 +22,11 @@ GIB = 1 << 30
 
 NO_FILE = "FileNotFoundError: [Errno 2] No such file or directory: "
 NCCL = "torch.distributed.DistBackendError: NCCL error in: ../torch/csrc/distributed/c10d/NCCLUtils.hpp:317, "
+H5 = "FileNotFoundError: [Errno 2] Unable to synchronously open file (unable to open file: name = "
+STORE_GET = (
+    "torch.distributed.DistBackendError: [1] is setting up NCCL communicator and retrieving ncclUniqueId from [0] via "
+    "c10d key-value store by key '0', but store->get('0') got error: "
+)
 GPU: Mapping[str, Any] = {"gpus": 1}
 USAGE: Mapping[str, Any] = {"exit_code": 2}
 
@@ -51,6 +56,15 @@ EXCEPTIONS: tuple[tuple[str, str, Mapping[str, Any]], ...] = (
         "RuntimeError: ResourceExhaustedError:\n\nOut of memory error on GPU 0. Cannot allocate 98.000244MB "
         "memory on GPU "
         "0, 6.000000GB memory has been allocated and available memory is only 0.000000B.",
+        GPU,
+    ),
+    ("gpu-memory", "OSError: (External) CUDA error(2), out of memory. \n  [Hint: 'cudaErrorMemoryAllocation'.]", GPU),
+    (
+        "gpu-memory",
+        "tensorflow.python.framework.errors_impl.ResourceExhaustedError: Graph execution error:\n\n"
+        "Detected at node 'r' defined at (most recent call last):\n    File \"t.py\", line 4\n      fit(x)\nNode: 'r'\n"
+        "OOM when allocating tensor with shape[256,64] and type float on "
+        "/job:localhost/replica:0/task:0/device:GPU:0 by allocator GPU_0_bfc",
         GPU,
     ),
     ("gpu-memory", NCCL + "unhandled cuda error\nLast error:\nCuda failure 2 'out of memory'", GPU),
@@ -141,7 +155,12 @@ EXCEPTIONS: tuple[tuple[str, str, Mapping[str, Any]], ...] = (
         "operation to complete",
         {},
     ),
+    ("nccl-timeout", STORE_GET + "Timeout waiting for key: default_pg/0//cuda//0 after 600000 ms", GPU),
+    ("nccl-timeout", STORE_GET + "wait timeout after 600000ms, keys: /default_pg/0//cuda//0", GPU),
+    ("nccl-timeout", STORE_GET + "Socket Timeout", GPU),
+    ("peer-lost", STORE_GET + "Connection reset by peer", GPU),
     ("port-in-use", "OSError: [Errno 98] Address already in use", {}),
+    ("exception", "tensorflow.python.framework.errors_impl.UnknownError: Could not start gRPC server", {}),
     (
         "port-in-use",
         "torch.distributed.DistNetworkError: The server socket has failed to listen on any local network "
@@ -158,6 +177,19 @@ EXCEPTIONS: tuple[tuple[str, str, Mapping[str, Any]], ...] = (
         "rendezvous",
         "torch.distributed.DistNetworkError: The client socket has timed out after 600000ms while trying to connect to "
         "(172.17.0.9, 46229).",
+        {},
+    ),
+    (
+        "rendezvous",
+        "torch.distributed.DistNetworkError: The client socket has timed out after 60s while trying to connect to "
+        "(10.0.0.3, 29500).",
+        {},
+    ),
+    ("rendezvous", "RuntimeError: The client socket has timed out after 1800s while trying to connect to (n, 1).", {}),
+    (
+        "rendezvous",
+        "RuntimeError: Timed out initializing process group in store based barrier on rank: 0, for key: "
+        "store_based_barrier_key:1 (world_size=2, worker_count=1, timeout=0:30:00)",
         {},
     ),
     ("rendezvous", "torch.distributed.elastic.rendezvous.api.RendezvousTimeoutError", {}),
@@ -215,10 +247,21 @@ EXCEPTIONS: tuple[tuple[str, str, Mapping[str, Any]], ...] = (
         "RuntimeError: [enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0: No space left on device",
         {},
     ),
+    ("exception", "OSError: [Errno 28] inotify watch limit reached", {}),
     ("quota", "OSError: [Errno 122] Disk quota exceeded: '/home/u/model.pt'", {}),
     ("file-outside", NO_FILE + "'/data/x.csv'", {}),
     ("file-missing", NO_FILE + "'/project/x.csv'", {}),
     ("file-missing", NO_FILE + "'x.csv'", {}),
+    ("file-missing", NO_FILE + "'/x.csv'", {}),
+    ("file-outside", NO_FILE + "'/data'", {}),
+    ("file-outside", NO_FILE + '"/data/it\'s/x.csv"', {}),
+    ("file-outside", "FileNotFoundError: /data/x.npz not found.", {}),
+    ("file-outside", H5 + "'/data/x.h5', errno = 2, error message = 'No such file or directory', flags = 0)", {}),
+    ("file-missing", H5 + "'x.h5', errno = 2, error message = 'No such file or directory', flags = 0)", {}),
+    ("exception", NO_FILE + "'/psm_1234'", {}),
+    ("exception", "FileNotFoundError: [Errno 2] No such file or directory", {}),
+    ("exception", "FileNotFoundError: Couldn't find any class folder in /data/imagenet/train.", {}),
+    ("exception", "FileNotFoundError: [Errno 2] No usable temporary directory found in ['/tmp', '/project']", {}),
     ("file-missing", NO_FILE + "'/data/x.csv'", {"engine": "process"}),
     ("read-only", "OSError: [Errno 30] Read-only file system: '/data/out.txt'", {}),
     ("permission", "PermissionError: [Errno 13] Permission denied: '/etc/shadow'", {}),
@@ -251,6 +294,14 @@ EXCEPTIONS: tuple[tuple[str, str, Mapping[str, Any]], ...] = (
     ),
     ("cuda-library", "OSError: libcudart.so.11.0: cannot open shared object file: No such file or directory", GPU),
     ("no-gpu", "ImportError: libcuda.so.1: cannot open shared object file: No such file or directory", {}),
+    (
+        "cuda-library",
+        "ImportError: libcudnn_ops_infer.so.8: cannot open shared object file: No such file or directory",
+        GPU,
+    ),
+    ("cuda-library", "ImportError: libnvinfer.so.8: cannot open shared object file: No such file or directory", GPU),
+    ("library", "ImportError: libcurl.so.4: cannot open shared object file: No such file or directory", {}),
+    ("library", "ImportError: libcups.so.2: cannot open shared object file: No such file or directory", {}),
     ("library", "OSError: libsndfile.so.1: cannot open shared object file: No such file or directory", {}),
     ("glibc", "ImportError: /lib/x86_64-linux-gnu/libc.so.6: version `GLIBC_2.38' not found (required by /x/a.so)", {}),
     (
@@ -282,9 +333,21 @@ EXCEPTIONS: tuple[tuple[str, str, Mapping[str, Any]], ...] = (
         "circular import)",
         {},
     ),
+    ("shadowed-module", "ModuleNotFoundError: No module named 'torch.nn'; 'torch' is not a package", {}),
+    (
+        "shadowed-module",
+        "ModuleNotFoundError: No module named 'torch.nn'; 'torch' is not a package",
+        {"modules": ("torch",)},
+    ),
     ("import", "ImportError: cannot import name 'AdamW' from 'transformers' (/usr/lib/transformers/__init__.py)", {}),
     ("exception", "ImportError: cannot import name 'nothing' from 'os' (/usr/lib/python3.11/os.py)", {}),
     ("display", "_tkinter.TclError: no display name and no $DISPLAY environment variable", {}),
+    (
+        "display",
+        "cv2.error: OpenCV(4.8.0) /io/window.cpp:1272: error: (-2:Unspecified error) The function is not implemented. "
+        "Rebuild the library with Windows, GTK+ 2.x or Cocoa support.",
+        {},
+    ),
     ("architecture", "OSError: [Errno 8] Exec format error: '/tmp/y'", {}),
     # Beyond the network
     (
@@ -301,6 +364,7 @@ EXCEPTIONS: tuple[tuple[str, str, Mapping[str, Any]], ...] = (
         {},
     ),
     ("login", "huggingface_hub.errors.GatedRepoError: 401 Client Error. (Request ID: x)", {}),
+    ("no-network", "OSError: We couldn't connect to 'https://huggingface.co' to load the files", {"network": "none"}),
     (
         "download",
         "OSError: We couldn't connect to 'https://huggingface.co' to load the files, and couldn't find them "
@@ -309,6 +373,12 @@ EXCEPTIONS: tuple[tuple[str, str, Mapping[str, Any]], ...] = (
     ),
     # Code
     ("start-method", "RuntimeError: context has already been set", {}),
+    (
+        "start-method",
+        "RuntimeError: \n        An attempt has been made to start a new process before the\n"
+        "        current process has finished its bootstrapping phase.\n",
+        {},
+    ),
     (
         "pickle-main",
         "_pickle.PicklingError: Can't pickle <function <lambda> at 0x7f>: attribute lookup <lambda> on __main__ failed",
@@ -328,6 +398,18 @@ LINES: tuple[tuple[str, str, Mapping[str, Any]], ...] = (
         "WorkNCCL(SeqNum=808, OpType=ALLREDUCE, NumelIn=9801523, NumelOut=9801523, Timeout(ms)=600000) ran for 600020 "
         "milliseconds before timing out.\nterminate called after throwing an instance of 'c10::DistBackendError'",
         {"exit_code": 134, "gpus": 2},
+    ),
+    (
+        "nccl-timeout",
+        "[rank1]:[F1122 06:32:44 ProcessGroupNCCL.cpp:1395] [PG ID 0 PG GUID 0(default_pg) Rank 0] ProcessGroupNCCL's "
+        "watchdog got stuck for 480 seconds without making progress in monitoring enqueued collectives.",
+        {"exit_code": 134, "gpus": 2},
+    ),
+    (
+        "peer-lost",
+        "F1122 00:00:00.0 123 client.h:80] Terminating process because the JAX distributed service detected fatal "
+        "errors. This most likely indicates that another task died.",
+        {"exit_code": 134},
     ),
     ("script-missing", "/usr/bin/python3: can't open file '/d/nope.py': [Errno 2] No such file or directory", USAGE),
     ("module", "/usr/bin/python3: No module named nothing", {}),
@@ -439,6 +521,41 @@ def test_a_missing_program_is_no_missing_file() -> None:
     found = diagnose(facts(log, {}))
     assert (found.cause, found.message) == ("program-missing", "The program ffmpeg is not in this image.")
     assert "%dlapt ffmpeg" in found.remedy
+
+
+@pytest.mark.parametrize(
+    ("path", "call", "cause"),
+    [
+        ("/data/work", "subprocess.run(['ls'], cwd=folder)", "file-outside"),
+        ("work", "subprocess.run(['ls'], cwd='work')", "file-missing"),
+        ("ls", "subprocess.run(['ls'], cwd='work')", "program-missing"),
+    ],
+)
+def test_a_folder_to_start_in_is_no_program(path: str, call: str, cause: str) -> None:
+    frames = (
+        f'  File "t.py", line 1\n    {call}\n  File "/usr/lib/python3.11/subprocess.py", line 1901, in _execute_child\n'
+    )
+    assert diagnose(facts(traceback(f"{frames}{NO_FILE}'{path}'"), {})).cause == cause
+
+
+WORKER_ENDED = "RuntimeError: DataLoader worker (pid(s) 56811) exited unexpectedly"
+PADDLE_ENDED = "SystemError: (Fatal) DataLoader process (pid   1. If run DataLoader by DataLoader.from_generator(...)"
+NO_SERVER = "tensorflow.python.framework.errors_impl.UnknownError: Could not start gRPC server"
+
+
+@pytest.mark.parametrize(
+    ("before", "words", "cause"),
+    [
+        ("ERROR: Unexpected bus error encountered in worker.", WORKER_ENDED, "shm-full"),
+        ("ERROR: Unexpected BUS error encountered in DataLoader worker.", PADDLE_ENDED, "shm-full"),
+        ("epoch 1", WORKER_ENDED, "worker-killed"),
+        ("epoch 1", PADDLE_ENDED, "worker-killed"),
+        ('E0101 server_chttp2.cc:40] {"os_error":"Address already in use"}', NO_SERVER, "port-in-use"),
+        ("E0101 Address already in use", "RuntimeError: UNKNOWN: Failed to start RPC server", "port-in-use"),
+    ],
+)
+def test_an_exception_that_says_little_is_told_by_the_lines_before_it(before: str, words: str, cause: str) -> None:
+    assert diagnose(facts(f"{before}\n{traceback(words)}", {})).cause == cause
 
 
 # What is said ---------------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from typing import Any
 import docker_images
 import pytest
 
-from jupyter_dlenv.jobs.diagnosis import Diagnosis, Facts, NodeFacts, diagnose, explain, failing_rank, last_traceback
+from jupyter_dlenv.jobs.diagnosis import Diagnosis, Facts, NodeFacts, diagnose, explain, failing_rank
 from jupyter_dlenv.resources import parse_size
 from jupyter_dlenv.spec import Reason
 
@@ -101,6 +101,11 @@ def test_what_our_own_program_and_others_report(line: str, found: tuple[int, int
 def stderr_of(code: str) -> str:
     """Return what a real Python writes when a program fails."""
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False).stderr
+
+
+def last_traceback(text: str) -> str:
+    """Return the traceback that is shown of a single process that failed."""
+    return diagnose(Facts(1, nodes=(NodeFacts(launcher=text),))).traceback
 
 
 SIMPLE = "def f(): raise KeyError('lr')\nf()"

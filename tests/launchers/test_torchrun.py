@@ -17,7 +17,7 @@ import pytest
 
 from jupyter_dlenv.engines import shim
 from jupyter_dlenv.engines.folder import RunFolder, ShimResult
-from jupyter_dlenv.jobs.diagnosis import failing_rank, last_traceback
+from jupyter_dlenv.jobs.diagnosis import Facts, NodeFacts, diagnose, failing_rank
 from jupyter_dlenv.launchers import Launch, Program, command
 
 PATIENCE_S = 120
@@ -157,7 +157,7 @@ def test_the_rank_that_failed_and_its_traceback_are_found(training: Training) ->
     assert result.exit_code == 1
     assert failing_rank(training.folder.launcher_text()) == (1, 1)
     _, errors = training.folder.rank_texts()[1]
-    text = last_traceback(errors)
+    text = diagnose(Facts(1, nodes=(NodeFacts(launcher=errors),))).traceback
     assert text.startswith("Traceback (most recent call last):\n")
     assert 'raise ValueError("no such label: 12")' in text
     assert "The above exception was the direct cause of the following exception:" in text
