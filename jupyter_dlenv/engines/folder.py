@@ -185,10 +185,15 @@ class RunFolder:
         """Return the lines that begin in the log's last ``max_bytes`` bytes."""
         return self.read_log(self.tail_cursor(max_bytes), max_bytes, final=True)[0]
 
-    def open_lines(self) -> dict[str, str]:
-        """Return the unfinished line (a progress bar) of each rank; the launcher's own has the key ``launcher``."""
-        texts = self.files.json("tail.json").get("open")
-        if not isinstance(texts, dict):
+    def open_lines(self, cursor: str = "") -> dict[str, str]:
+        """Return the unfinished line (a progress bar) of each rank; the launcher's own has the key ``launcher``.
+
+        Lines that are older than the log before a cursor are left out: they may stand in it, finished.
+        """
+        tail = self.files.json("tail.json")
+        texts, log_bytes = tail.get("open"), tail.get("log_bytes")
+        outdated = isinstance(log_bytes, int) and log_bytes < self.offset(cursor)
+        if outdated or not isinstance(texts, dict):
             return {}
         found = itertools.islice(texts.items(), _MAX_RANK_FILES)
         return {_printable(rank): _printable(text) for rank, text in found if isinstance(text, str)}
@@ -260,7 +265,7 @@ async def follow(folder: RunFolder, cursor: str, ended: Callable[[], Awaitable[b
         before = cursor
         # An unfinished line at the end may be one that is just being written: it is looked at twice.
         data, cursor = folder.read_log(cursor, final=waited)
-        lines = folder.open_lines()
+        lines = folder.open_lines(cursor)
         news = bool(data) or lines != shown
         if news or time.monotonic() - told_at > beat_s:
             shown, told_at, beat_s = lines, time.monotonic(), _ASK_S if news else _BEAT_S

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from .folder import DEFAULT_LOG_CAP_BYTES, RunFolder
 from .shim.files import LAUNCHER_LOG
 from .shim.limits import CHUNK
-from .shim.lines import Lines
+from .shim.lines import WRITTEN_ANEW, Lines
 from .shim.merged import ENTRY_BYTES, MAX_ENTRIES, MAX_PATH, NAME, Entry, Merged, Progress, unpack
 from .shim.nodes import Mark, Node
 
@@ -79,18 +79,19 @@ class _Completion:
             return
         for raw in files:
             last = entries.get(raw.name)
-            if last is not None and last.log_end > self._size:
+            if last is not None and last.log_end > self._size and self._is_there(raw, last):
                 self._finish_piece(raw, last)
         if self._size and os.pread(self._log, 1, self._size - 1) != b"\n":
             self._write(b"\n")
         for raw in files:
-            self._append_rest(raw, Progress(raw.name, entries.get(raw.name)))
+            self._append_rest(raw, self._progress(raw, entries.get(raw.name)))
 
     def _finish_piece(self, raw: _Raw, entry: Entry) -> None:
         """Write the rest of a piece of which the log holds a part."""
         lines = Lines(raw.mark.prefix, cutting=entry.cut_before)
         skip = max(0, self._size - entry.log_begin)
         for data in self._read(raw, entry.begin, entry.end):
+            data = data.replace(b"\0", b"") if entry.anew else data
             skip = self._write_after(skip, lines.feed(data))
         self._write_after(skip, lines.finish())
         self._merged.note(entry._replace(log_begin=min(entry.log_begin, self._size), log_end=self._size))
@@ -100,17 +101,36 @@ class _Completion:
         read = progress.end
         for data in self._read(raw, progress.end):
             read += len(data)
-            whole = lines.feed(data)
+            whole = lines.feed(data.replace(b"\0", b"") if progress.anew else data)
             if whole:
                 self._append(whole, progress.advance(read - lines.held, lines.cutting))
         last = lines.finish()
         if last:
             self._append(last, progress.advance(read, lines.cutting))
 
+    def _progress(self, raw: _Raw, last: Entry | None) -> Progress:
+        """Return how far a file is in the log: not at all where it was emptied since, as ``> /dev/stdout`` does."""
+        progress = Progress(raw.name, last)
+        if last is not None and not self._is_there(raw, last):
+            progress.move(0)
+            self._append(b"" if last.anew else raw.mark.prefix + WRITTEN_ANEW, progress.advance(0, cut=False))
+        return progress
+
+    def _is_there(self, raw: _Raw, entry: Entry) -> bool:
+        """Tell whether a file still holds what its last piece came from, as far as its size and last bytes show."""
+        with self._run.node(raw.index).files.opened(*raw.parts) as file:
+            if file is None:
+                return True
+            check = os.pread(file, len(entry.check), max(0, entry.end - len(entry.check)))
+            return bool(os.fstat(file).st_size >= entry.end and check == entry.check)
+
     def _give_up(self, entries: Mapping[bytes, Entry], files: list[_Raw]) -> None:
         missing = 0
         for raw in files:
-            progress = Progress(raw.name, entries.get(raw.name))
+            last = entries.get(raw.name)
+            progress = Progress(raw.name, last)
+            if last is not None and not self._is_there(raw, last):
+                progress.move(0)
             with self._run.node(raw.index).files.opened(*raw.parts) as file:
                 end = os.fstat(file).st_size if file is not None else 0
             if end > progress.end:

@@ -426,6 +426,16 @@ def test_why_the_log_failed_is_believed_in_a_few_words(folder: RunFolder) -> Non
     assert result.log_error == ("[2JNo space left" + "x" * 300)[:300]
 
 
+@pytest.mark.parametrize(("log_bytes", "shown"), [(8, True), (9, True), (7, False), (None, True), ("7", True)])
+def test_open_lines_that_are_older_than_the_log_are_left_out(folder: RunFolder, log_bytes: Any, shown: bool) -> None:
+    (folder.path / "log").write_bytes(b"one\ntwo\n")
+    (folder.path / "tail.json").write_text(json.dumps({"open": {"0": "two"}, "log_bytes": log_bytes}))
+    (chunk, *_rest) = asyncio.run(chunks(folder))
+    assert chunk.data == b"one\ntwo\n"
+    assert chunk.open_lines == ({"0": "two"} if shown else {})
+    assert folder.open_lines() == {"0": "two"}
+
+
 def test_open_lines_can_be_sent_on(folder: RunFolder) -> None:
     (folder.path / "tail.json").write_text(json.dumps({"open": {"0": "\ud800 50%", "1": "x" * 100_000, "2": 5}}))
     lines = folder.open_lines()

@@ -21,6 +21,7 @@ from shims import PATIENCE_S, Shims, mounted_disk, python, until
 from jupyter_dlenv.engines import recover
 from jupyter_dlenv.engines.folder import RunFolder
 from jupyter_dlenv.engines.recover import complete
+from jupyter_dlenv.engines.shim.lines import WRITTEN_ANEW
 from jupyter_dlenv.engines.shim.merged import ENTRY_BYTES, Entry, pack, unpack
 
 WRITER = """
@@ -215,6 +216,61 @@ def test_a_piece_that_was_partly_written(left: Shims, there: int) -> None:
     assert complete(left.folder) == 0
 
 
+ANEW = WRITTEN_ANEW.decode().strip()
+
+
+@pytest.mark.parametrize(
+    ("merged", "new", "lines"),
+    [
+        ({"end": 9}, b"new\n", [ANEW, "new"]),  # shorter than what was merged of it
+        ({"end": 9}, b"", [ANEW]),
+        ({"end": 9, "check": b"one\r\ntwo\n"}, b"one\r\ntwo\nnew\n", ["new"]),
+        ({"end": 9, "check": b"one\r\ntwo\n"}, b"new\nand more\n", [ANEW, "new", "and more"]),
+        ({"end": 9, "check": b"one\r\ntwo\n"}, b"new\n\0\0\0\0\0\0and more\n", [ANEW, "new", "and more"]),
+        ({"end": 9, "anew": True}, b"new\n", ["new"]),
+        ({"end": 0, "anew": True}, b"new\n\0\0\0last\n", ["new", "last"]),
+        ({"end": 9, "cut_after": True}, b"new\n", [ANEW, "new"]),
+        ({"end": 9, "check": b"e\r\ntwo\n", "log_end": 20}, b"new\nand more\n", [ANEW, "new", "and more"]),
+    ],
+)
+def test_a_raw_file_that_was_emptied_since_is_read_from_the_start(
+    left: Shims, merged: dict[str, Any], new: bytes, lines: list[str]
+) -> None:
+    (left.folder.path / "log").write_bytes(b"one\ntwo\n")
+    (left.folder.path / "merged").write_bytes(entry(**{"log_end": 8, **merged}))
+    (left.folder.path / "raw" / "launcher.log").write_bytes(new)
+    complete(left.folder)
+    assert left.lines == ["one", "two", *lines]
+    assert complete(left.folder) == 0
+
+
+@pytest.mark.parametrize("count", [1, 1000])
+@pytest.mark.parametrize("seen", [True, False])
+def test_a_killed_shim_and_an_output_that_is_emptied(shims: Shims, seen: bool, count: int) -> None:
+    """It may have been emptied before the kill, when the shim saw it, and is so after the kill."""
+    begin = "import os, time\ndef wait(name):\n    while not os.path.exists(name): time.sleep(.01)\n"
+    empty = f"os.system('echo again > /dev/stdout')\nfor i in range({count}): print('late', i)\n"
+    steps = f"for i in range(50): print('early', i)\nwait('killed')\n{empty}print('last')\ntime.sleep(600)"
+    code = begin + ("os.system('echo first; echo again > /dev/stdout; sleep .3')\n" if seen else "") + steps
+    shims.prepare(0, python(code), cwd=str(shims.folder.path), replicas=1)
+    shims.start(0)
+    shims.says(b"early 49\n")
+    time.sleep(0.1)
+    before, others = shims.lines, [pid for pid in descendants(shims.running[0].pid) if pid != shims.running[0].pid]
+    shims.running[0].kill()
+    shims.running[0].wait(PATIENCE_S)
+    (shims.folder.path / "killed").touch()
+    raw = shims.folder.path / "raw" / "launcher.log"
+    until(lambda: raw.read_bytes().endswith(b"last\n"), "the last line")
+    for pid in others:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    complete(shims.folder, 1)
+    remark = [] if ANEW in before else [ANEW]
+    assert shims.lines == [*before, *remark, "again", *(f"late {i}" for i in range(count)), "last"]
+    assert complete(shims.folder, 1) == 0
+
+
 def test_a_cut_line_stays_cut(left: Shims) -> None:
     raw = left.folder.path / "raw" / "launcher.log"
     raw.write_bytes(b"x" * (9 << 20) + b"\nnext\n")
@@ -271,7 +327,7 @@ GARBAGE = [
 def test_garbage_hurts_nobody_else(left: Shims, garbage: bytes) -> None:
     (left.folder.path / "merged").write_bytes(garbage)
     complete(left.folder)
-    assert len(left.log) < 100
+    assert len(left.log) < 100 + len(WRITTEN_ANEW)
     assert b"root:" not in left.log
 
 
@@ -361,5 +417,5 @@ def test_a_shim_that_gave_up_on_a_full_disk(small_disk: Shims) -> None:
 
 def test_entries_survive_the_way_to_the_disk_and_back() -> None:
     first = Entry(b"ranks/0/stdout.log", 1, 2, 3, 4, True, False)
-    second = Entry(b"\xff" * 900, 0, 1 << 40, 0, 1 << 41, False, True)
+    second = Entry(b"\xff" * 900, 0, 1 << 40, 0, 1 << 41, False, True, True, b"the last bytes\0")
     assert unpack(pack(first) + b"\0" * ENTRY_BYTES + pack(second)) == {0: first, 2 * ENTRY_BYTES: second}

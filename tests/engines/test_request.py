@@ -377,6 +377,18 @@ def test_the_image_s_variables_cannot_open_devices() -> None:
     assert body["Env"] == ["NVIDIA_VISIBLE_DEVICES=void"]
 
 
+def test_a_command_for_people_hides_and_limits_what_the_container_s_does() -> None:
+    line = command_line(spec(network="none"))
+    assert "--mount type=tmpfs,target=/nb/.ssh,readonly,tmpfs-size=4096,tmpfs-mode=0555 " in line
+    assert "--mount type=bind,source=/dev/null,target=/nb/.netrc,readonly " in line
+    assert " --hostname dlenv-5ab4c0de " in line
+    assert " --add-host dlenv-5ab4c0de:127.0.0.1 " in line
+    assert " --memory 8589934592 --memory-swap 8589934592 " in line
+    assert " --ulimit core=0:0 " in line
+    assert "--add-host" not in command_line(spec())
+    assert "--hostname" not in command_line(spec(network="host"))
+
+
 def test_a_command_for_people_quotes_what_needs_it() -> None:
     line = command_line(spec(mounts=(Mount('/a,"b', "/c"),), mask_dirs=(), mask_files=()))
     assert '--mount \'type=bind,"source=/a,""b",target=/c\'' in line

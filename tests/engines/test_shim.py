@@ -137,6 +137,17 @@ def alive(pid: int) -> bool:
         ("进度\ra", "a 度"),
         ("caf\u00e9s\rX", "Xaf\u00e9s"),
         ("cafe\u0301s\rtea!!", "tea!!"),
+        ("1/2 [=>] loss: 2.5" + "\b" * 18 + "\r2/2 [==] loss: 2", "2/2 [==] loss: 2.5"),
+        ("2/2 [==] loss: 2.5" + "\b" * 18, "2/2 [==] loss: 2.5"),
+        ("\x1b[1m1/2\x1b[0m bar" + "\b" * 15 + "\r\x1b[1m2/2\x1b[0m bar", "\x1b[1m2/2\x1b[0m bar"),
+        ("abc\b\bX", "aXc"),
+        ("\b\bab\b\b\b\bc", "cb"),
+        ("|\b/\b-\bdone", "done"),
+        ("50%\b\b\b   \b\b\b", ""),
+        ("long line\r\x1b[Ka\bb", "b"),
+        ("进度\bX", "进 X"),
+        ("进度\b\b\b\bab", "ab度"),
+        ("进度\b\b\b\ba", "a 度"),
     ],
 )
 def test_collapse_shows_what_a_terminal_shows(line: str, shown: str) -> None:
@@ -150,7 +161,7 @@ def test_collapse_keeps_bytes_that_are_no_utf8() -> None:
 @pytest.mark.parametrize("seed", range(20))
 def test_lines_do_not_depend_on_how_the_bytes_arrive(seed: int) -> None:
     pick = random.Random(seed)
-    text = "".join(pick.choices(["a", "bc", "\r", "\r\n", "\n", "é", "进", "\x1b[K", " ", "\0"], k=300)).encode()
+    text = "".join(pick.choices(["a", "bc", "\r", "\r\n", "\n", "é", "进", "\x1b[K", " ", "\0", "\b"], k=300)).encode()
     whole = lines.Lines(b"[3] ")
     expected = whole.feed(text) + whole.finish()
     pieces = lines.Lines(b"[3] ")
@@ -183,6 +194,27 @@ def test_an_endless_progress_bar_takes_no_memory() -> None:
         bar.feed(b"\r%d/20000 " % step + b"#" * 1000)
     assert bar.open_text() == "19999/20000 " + "#" * 1000
     assert len(bar.finish()) == 1013
+    for step in range(20000):
+        bar.feed(b"\b" * 1012 + b"%d/20000 " % step + b"#" * 1000)
+    assert bar.open_text() == "19999/20000 " + "#" * 1000
+
+
+@pytest.mark.parametrize(
+    ("seen", "now", "lines_over"),
+    [
+        (b"one\ntwo\n", b"", None),
+        (b"one\ntwo\n", b"one\n", None),
+        (b"one\ntwo\n", b"new\ntoo\n", None),
+        (b"one\ntwo\n", b"new\ntwo\n", b"new\n"),
+        (b"one\ntwo\n", b"one\ntoo\n", b"too\n"),
+        (b"one\ntwo\nthree\n", b"one\ntoo\nthree\n", b"too\n"),
+        (b"one\ntwo\nthree\n", b"one\ntwelve\nee\n", b"twelve\n"),
+        (b"one\ntwo\n", b"one\nlong", b"long"),
+        (b"one\ntwo\nthree\n", b"one\ntoo\nfours\n", None),
+    ],
+)
+def test_lines_that_lie_over_others_are_found(seen: bytes, now: bytes, lines_over: bytes | None) -> None:
+    assert lines.written_over(seen, now) == lines_over
 
 
 # The log --------------------------------------------------------------------------------------------------------------
@@ -196,7 +228,7 @@ def test_plain_output_is_merged_byte_for_byte(run: Run) -> None:
 
 
 def test_any_bytes_pass(run: Run) -> None:
-    data = bytes(range(256)).replace(b"\r", b"") * 3
+    data = bytes(set(range(256)) - set(b"\r\b")) * 3
     run.run(f"import os; os.write(1, {data!r})")
     assert run.raw == data
     assert run.log == data + b"\n"
@@ -274,6 +306,120 @@ def test_a_rank_has_its_own_open_line(run: Run) -> None:
     run.start("import time; time.sleep(60)", rank_logs=RANKS)
     until(lambda: run.folder.open_lines() == {"2": " 6%"}, "the open line")
     assert run.log == b"[2] whole\n"
+
+
+def test_an_open_line_stays_while_others_write_lines(run: Run) -> None:
+    path = run.folder.path / "ranks" / "r" / "attempt_0" / "2"
+    path.mkdir(parents=True)
+    (path / "stderr.log").write_bytes(b" 6%")
+    run.start("import time\nprint('first')\ntime.sleep(.6)\nprint('second')\ntime.sleep(60)", rank_logs=RANKS)
+    run.says(b"second\n")
+    _data, cursor = run.folder.read_log()
+    until(lambda: run.folder.open_lines(cursor) == {"2": " 6%"}, "the open line after the second line")
+
+
+# Outputs that are written anew ----------------------------------------------------------------------------------------
+
+WAITS = """
+import os, sys, time
+def step(text):
+    print(text, flush=True)
+    while not os.path.exists(os.path.join({go!r}, text.split()[0])): time.sleep(.01)
+"""
+REMARK = lines.WRITTEN_ANEW.decode().strip()
+
+
+def go_on(run: Run, step: str, mark: str = "") -> None:
+    """Let a program go on that waits after a step, once its line is in the log."""
+    run.says(f"{mark}{step}\n".encode())
+    (run.folder.path / step).touch()
+
+
+@pytest.mark.parametrize(
+    "after", ["os.system('echo again > /dev/stdout')", "os.system('echo again | tee /dev/stderr > /dev/null')"]
+)
+@pytest.mark.parametrize("count", [1, 100])
+@pytest.mark.parametrize("processes", [1, 2])
+def test_an_output_that_is_emptied_goes_on(run: Run, after: str, count: int, processes: int) -> None:
+    """What was read stays, what comes is read from the start, and whoever appends leaves no hole."""
+    begin = WAITS.format(go=str(run.folder.path)) + "for i in range(20): print('early', i)\n"
+    again = f"{after}\nfor i in range({count}): print('late', number, i)\nstep(f'step-{{number}}')\n"
+    code = f"{begin}step('begun')\nfor number in range(3):\n    " + again.replace("\n", "\n    ").rstrip()
+    if "stderr" in after:
+        code = f"import os; os.dup2(1, 2)\n{code}"
+    argv = [sys.executable, "-c", code]
+    ranks = [{"argv": argv, "env": {}}, {"argv": ["sleep", "0.1"], "env": {}}]
+    launched = {"processes": ranks[:processes]} if processes > 1 else {"argv": argv}
+    run.start("", **launched)  # type: ignore[arg-type]
+    for step in ("begun", "step-0", "step-1", "step-2"):
+        go_on(run, step)
+    assert run.finish() == (0, "")
+    expected = [f"early {i}" for i in range(20)] + ["begun", REMARK]
+    for number in range(3):
+        expected += ["again", *(f"late {number} {i}" for i in range(count)), f"step-{number}"]
+    assert run.log.decode().splitlines() == expected
+
+
+def test_an_output_that_is_emptied_and_not_appended_to(run: Run) -> None:
+    """Such as torchrun opens: whoever goes on where he was leaves a hole behind what lies at the begin."""
+    path = run.folder.path / "ranks" / "r" / "attempt_0" / "1"
+    path.mkdir(parents=True)
+    code = (
+        WAITS.format(go=str(run.folder.path))
+        + f"""
+os.dup2(os.open({str(path / "stdout.log")!r}, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 1)
+print('x' * 100000)
+print('bar 50%', end='')
+step('\\nbegun')
+os.system('echo again > /dev/stdout')
+step('step-0')
+os.system('> /dev/stdout')
+step('step-1')
+"""
+    )
+    run.start(code.replace("text.split()[0]", "text.strip()"), rank_logs=RANKS)
+    for step in ("begun", "step-0", "step-1"):
+        go_on(run, step, "[1] ")
+    assert run.finish() == (0, "")
+    found = [line.replace("[1] ", "") for line in run.log.decode().splitlines()]
+    assert found == ["x" * 100000, "bar 50%", "begun", REMARK, "again", "step-0", "step-1"]
+
+
+def test_lines_that_lie_over_others_are_merged_too(run: Run) -> None:
+    """``logging.FileHandler("/dev/stdout", "w")`` writes from the begin on, and ``print`` at the end."""
+    code = (
+        WAITS.format(go=str(run.folder.path))
+        + """
+log = open('/dev/stdout', 'w')
+for number in range(4):
+    step(f'step-{number}')
+    print(f'logged-{number}', file=log)
+    log.flush()
+    while not os.path.exists(f'{sys.argv[1]}/logged-{number}'): time.sleep(.01)
+"""
+    )
+    run.start("", argv=[sys.executable, "-c", code, str(run.folder.path)])
+    expected = []
+    for number in range(4):
+        for step in (f"step-{number}", f"logged-{number}"):
+            go_on(run, step)
+            expected.append(step)
+    assert run.finish() == (0, "")
+    assert [line for line in run.log.decode().splitlines() if line != REMARK] == expected
+
+
+def test_an_unfinished_line_is_kept_when_its_output_is_emptied(run: Run) -> None:
+    code = f"""
+import os, time
+os.write(1, b'first\\n\\r 5%\\r 6%')
+while not os.path.exists({str(run.folder.path / "go")!r}): time.sleep(.01)
+os.system('echo wiped; printf "\\r   \\r" > /dev/stdout')
+"""
+    run.start(code)
+    until(lambda: run.folder.open_lines() == {"launcher": " 6%"}, "the open line")
+    (run.folder.path / "go").touch()
+    assert run.finish() == (0, "")
+    assert run.log.decode().splitlines() == ["first", " 6%", REMARK]
 
 
 def test_what_is_no_plain_file_is_not_followed(run: Run) -> None:

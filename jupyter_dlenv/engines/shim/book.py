@@ -36,13 +36,13 @@ class Book:
     def step(self) -> "Tuple[bool, bool]":
         """Go on with the log; return whether anything came, and whether more is waiting."""
         done = self._merger.step()
-        self._tail.update()
+        self._tail.update(self.log.size)
         return done
 
     def finish(self) -> None:
         """Write all that is left."""
         self._merger.finish()
-        self._tail.update(at_end=True)
+        self._tail.update(self.log.size, at_end=True)
 
     def state(self) -> "Dict[str, Any]":
         """Return what the result says of the log."""

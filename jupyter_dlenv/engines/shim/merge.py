@@ -1,5 +1,6 @@
 """Raw files that others write, merged into one log."""
 
+import contextlib
 import errno
 import glob
 import os
@@ -8,14 +9,16 @@ import time
 
 from .files import LAUNCHER_LOG
 from .limits import CHUNK, FINISH_S, LOOK_S, POLL_S
-from .lines import Lines
+from .lines import WRITTEN_ANEW, Lines, written_over
 from .log import Log, give_back
-from .merged import MAX_PATH, Entry, Progress
+from .merged import CHECK_BYTES, MAX_PATH, Entry, Progress
 from .nodes import Mark, Node
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Dict, List, Set, Tuple
+    from typing import Dict, List, Optional, Set, Tuple
+
+SEEN_BYTES = 16 << 10
 
 
 class Source:
@@ -34,25 +37,61 @@ class Source:
         self._path = os.path.join(run_dir, name)
         self._merged = Progress(name)
         self._offset = self._left_out = 0
+        self._seen = b""  # the last bytes before the offset
         self._descriptor = os.open(self._path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
         if not stat.S_ISREG(os.fstat(self._descriptor).st_mode) or len(name) > MAX_PATH:
             os.close(self._descriptor)
             raise OSError(errno.EINVAL, "not a regular file")
 
-    def read(self) -> bytes:
-        """Return what was written since the last call, at most a chunk."""
+    def read(self) -> "Tuple[bytes, bool]":
+        """Return what was written since the last call, at most a chunk, and whether more may be waiting."""
+        self._skip_hole()
         try:
-            data = os.read(self._descriptor, CHUNK)
+            data = os.pread(self._descriptor, CHUNK, self._offset)
         except OSError:
-            return b""  # a network file system's trouble; the next call asks again
+            return b"", False  # a network file system's trouble; the next call asks again
         if data:
             self._offset += len(data)
+            self._seen = (self._seen + data[-SEEN_BYTES:])[-SEEN_BYTES:]
             self.changed_at = time.monotonic()
-        return data
+        more = len(data) == CHUNK
+        return (data.replace(b"\0", b"") if self._merged.anew else data), more
+
+    def rewritten(self) -> "Optional[bytes]":
+        """Return what is where the last bytes were that were read, None where they still are."""
+        try:
+            now = os.pread(self._descriptor, len(self._seen), self._offset - len(self._seen))
+        except OSError:
+            return None
+        return None if now == self._seen else now
+
+    def begin_anew(self, now: bytes) -> "Tuple[bytes, Entry]":
+        """Go on after somebody emptied the file or wrote over it, as ``> /dev/stdout`` and who opened it so do.
+
+        Return the remark about it, the first time, and the lines that lie over others, with their entry.
+        """
+        remark = b"" if self._merged.anew else self.mark.prefix + WRITTEN_ANEW
+        text = written_over(self._seen, now, self._offset == len(self._seen))
+        if text is None:
+            self._offset = self._left_out = 0
+        self._seen = b"" if text is None else now
+        self.lines = Lines(self.mark.prefix)
+        lines = self.lines.feed((text or b"").replace(b"\0", b""))
+        self._merged.move(self._offset - self.lines.held)
+        return remark + lines, self.origin()
 
     def origin(self) -> Entry:
         """Return which bytes the lines are from that were made since the last call."""
-        return self._merged.advance(self._offset - self.lines.held, self.lines.cutting)
+        merged = self._seen[: max(0, len(self._seen) - self.lines.held)]
+        return self._merged.advance(self._offset - self.lines.held, self.lines.cutting, merged[-CHECK_BYTES:])
+
+    def _skip_hole(self) -> None:
+        """Pass by what an emptied file lacks up to where somebody goes on who does not append."""
+        if self._merged.anew:
+            with contextlib.suppress(OSError):  # it ends here, or the file system does not know its holes
+                begin = os.lseek(self._descriptor, self._offset, os.SEEK_DATA)
+                self._seen = self._seen if begin == self._offset else b""
+                self._offset = begin
 
     def leave_out_middle(self, cap: int) -> None:
         """Keep a file that was merged already below a limit on disk; its begin and end stay."""
@@ -65,6 +104,7 @@ class Source:
         except OSError:
             return
         give_back(descriptor, cap // 2, end)
+        self._seen = self._seen[max(0, len(self._seen) - (self._offset - end)) :]
         os.close(descriptor)
 
 
@@ -89,12 +129,16 @@ class Merger:
         for source in self._sources:
             if self._log.blocked:
                 break
-            data = source.read()
+            now = source.rewritten()
+            if now is not None:
+                self._append(source, source.lines.finish())
+                self._log.append(*source.begin_anew(now))
+            data, waiting = source.read()
             if data:
                 self._append(source, source.lines.feed(data))
                 if not self._log.blocked:
                     source.leave_out_middle(self._cap // len(self._sources))
-                came, more = True, more or len(data) == CHUNK
+            came, more = came or bool(data) or waiting or now is not None, more or waiting
         return came, more
 
     def finish(self) -> None:

@@ -12,21 +12,25 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Dict, Optional
 
-Entry = namedtuple("Entry", "path begin end log_begin log_end cut_before cut_after")
-"""The last piece of one raw file: its path below the run folder, its bytes there and in the log, and whether it began
-and ended within a line that was cut."""
+Entry = namedtuple("Entry", "path begin end log_begin log_end cut_before cut_after anew check")
+"""The last piece of one raw file: its path below the run folder, its bytes there and in the log, whether it began and
+ended within a line that was cut, whether the file was ever written anew, and the file's last bytes before ``end``."""
+Entry.__new__.__defaults__ = (False, b"")
 
 NAME = b"merged"
 ENTRY_BYTES = 1024  # a part of a page: such a write is done or not when its process is killed
 MAX_ENTRIES = 1 << 14
 _NUMBERS = struct.Struct("<QQQQ??H")
-MAX_PATH = ENTRY_BYTES - _NUMBERS.size
+CHECK_BYTES = 64
+_LAST = struct.Struct(f"<?B{CHECK_BYTES}s")  # behind the path, where older shims left zeros
+MAX_PATH = ENTRY_BYTES - _NUMBERS.size - _LAST.size
 
 
 def pack(entry: Entry) -> bytes:
     """Return an entry as it lies in the file."""
     path: bytes = entry.path
-    return (_NUMBERS.pack(*entry[1:], len(path)) + path).ljust(ENTRY_BYTES, b"\0")
+    begin = _NUMBERS.pack(*entry[1:7], len(path)) + path
+    return begin.ljust(ENTRY_BYTES - _LAST.size, b"\0") + _LAST.pack(entry.anew, len(entry.check), entry.check)
 
 
 def unpack(data: bytes) -> "Dict[int, Entry]":
@@ -37,7 +41,8 @@ def unpack(data: bytes) -> "Dict[int, Entry]":
         begin, end, log_begin, log_end = values[:4]
         if 0 < length <= MAX_PATH and begin <= end < 1 << 63 and log_begin <= log_end < 1 << 63:
             path = data[place + _NUMBERS.size :][:length]
-            found[place] = Entry(path, *values)
+            anew, check_bytes, check = _LAST.unpack_from(data, place + ENTRY_BYTES - _LAST.size)
+            found[place] = Entry(path, *values)._replace(anew=anew, check=check[:check_bytes])
     return found
 
 
@@ -77,10 +82,15 @@ class Progress:
     def __init__(self, path: bytes, last: "Optional[Entry]" = None) -> None:
         self.end = last.end if last else 0
         self.cut = last.cut_after if last else False
+        self.anew = last.anew if last else False
         self._path = path
 
-    def advance(self, end: int, cut: bool) -> Entry:
+    def advance(self, end: int, cut: bool, check: bytes = b"") -> Entry:
         """Return the entry of the lines up to a byte, its places in the log left open."""
         begin, cut_before = self.end, self.cut
         self.end, self.cut = end, cut
-        return Entry(self._path, begin, end, 0, 0, cut_before, cut)
+        return Entry(self._path, begin, end, 0, 0, cut_before, cut, self.anew, check)
+
+    def move(self, end: int) -> None:
+        """Go on from another byte, because the file was written anew."""
+        self.end, self.cut, self.anew = end, False, True

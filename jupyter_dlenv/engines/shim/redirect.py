@@ -4,7 +4,8 @@ import os
 import sys
 
 STREAMS = ((1, "stdout.log"), (2, "stderr.log"))
-LOCAL_RANK = "{local_rank}"
+LOCAL_RANK = "LOCAL_RANK"
+WORD = "--local_rank={local_rank}"
 
 
 def redirect(folder: str) -> None:
@@ -29,14 +30,17 @@ def _tell(text: str) -> None:
 def main(folder: str, variable: str, *command: str) -> int:
     """Run a command as the rank that a variable names; return only where that cannot be, with a shell's exit code.
 
-    ``{local_rank}`` in the command is filled in.
+    Where that variable is the local rank, the first ``--local_rank={local_rank}`` of the command is filled in, which
+    is the launcher's; all behind it is the user's.
     """
     rank = os.environ.get(variable, "")
     if not rank.isdigit():
         _tell(f"{variable} is not set, so whoever started this is not the launcher that was meant.")
         return 125
     redirect(os.path.join(folder, rank))
-    argv = [word.replace(LOCAL_RANK, os.environ.get("LOCAL_RANK", rank)) for word in command]
+    argv = list(command)
+    if variable == LOCAL_RANK and WORD in argv:
+        argv[argv.index(WORD)] = "--local_rank=" + rank
     try:
         os.execvp(argv[0], argv)
     except OSError as error:
