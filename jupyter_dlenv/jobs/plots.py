@@ -41,6 +41,7 @@ class Plot:
 
     Attributes:
         dropped: Whether a search took too long; there are no more then.
+        names: The metrics that it finds.
 
     Raises:
         InvalidRequest: It is no regular expression, or has no group to take values from.
@@ -51,6 +52,7 @@ class Plot:
         self.dropped = False
         self._regex = _compiled(pattern)
         self._names = _names(pattern, self._regex)
+        self.names = tuple(name for name in self._names if name not in ("step", "epoch"))
         self.needle = _needle(pattern)
 
     def find(self, line: str) -> dict[str, str]:

@@ -5,7 +5,7 @@ Standard library only, Python 3.8 syntax.
 
 import html
 import math
-from typing import Any, Dict, List, NamedTuple, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, NamedTuple, Sequence, Tuple
 
 PLACES = ("epoch", "step", "rank")
 """Columns that are no metrics."""
@@ -14,6 +14,7 @@ _WIDTH, _HEIGHT, _MARGIN, _ROW = 420, 110, 6, 15
 _MOST_LINES = 6
 _MOST_POINTS = 200
 _NAME_CHARS = 40
+_MOST_NOTES, _NOTE_CHARS = 5, 300
 _COLORS = ("#2f76d0", "#d1383d", "#1f8a3f", "#a87b00", "#a550a8", "#0f8a8f")
 
 
@@ -31,6 +32,14 @@ class Series(NamedTuple):
     least: float
     most: float
     last: float
+
+
+def chart_html(metrics: Mapping[str, Any]) -> str:
+    """Return a job's metrics as a picture, and below it what the API notes of numbers that are missing."""
+    lines = str(metrics.get("note") or "").split("\n")[:_MOST_NOTES]
+    notes = "<br>".join(html.escape(line[:_NOTE_CHARS]) for line in lines)
+    picture = chart_svg(metrics["columns"], metrics["rows"])
+    return picture + (f"<div>{notes}</div>" if notes else "")
 
 
 def chart_svg(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

@@ -7,7 +7,7 @@ import html
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional
 
 from ..i18n import _
-from .chart import chart_svg
+from .chart import chart_html
 from .tail import LogTail
 from .terminal_text import html_line, plain
 
@@ -135,5 +135,5 @@ def _html_page(line: str, notes: List[str], rows: List[str], metrics: Optional[M
     text = "\n".join(plain(part) for note in notes for part in note.split("\n")).rstrip()
     parts += [f'<pre style="margin:0;white-space:pre-wrap">{html.escape(text)}</pre>'] * bool(text)
     parts += ['<pre style="{}">{}</pre>'.format(_BOX, "\n".join(rows))] * bool(rows)
-    parts += [chart_svg(metrics["columns"], metrics["rows"])] if metrics else []
+    parts += [chart_html(metrics)] if metrics else []
     return "".join(parts)

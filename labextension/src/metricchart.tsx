@@ -20,6 +20,20 @@ export function MetricChart({ metrics, trans }: IMetricChartProps): JSX.Element 
   const series = seriesOf(metrics);
   return (
     <div className="jp-dlenv-MetricChart">
+      {series.length > 0 && <Lines series={series} trans={trans} />}
+      {metrics.note && <p className="jp-dlenv-MetricChart-note">{metrics.note}</p>}
+    </div>
+  );
+}
+
+interface ILinesProps {
+  readonly series: readonly ISeries[];
+  readonly trans: TranslationBundle;
+}
+
+function Lines({ series, trans }: ILinesProps): JSX.Element {
+  return (
+    <>
       <svg
         viewBox={`0 0 ${WIDTH} ${HEIGHT}`}
         preserveAspectRatio="none"
@@ -37,7 +51,7 @@ export function MetricChart({ metrics, trans }: IMetricChartProps): JSX.Element 
           </li>
         ))}
       </ul>
-    </div>
+    </>
   );
 }
 
@@ -68,7 +82,7 @@ export class MetricPane extends ReactWidget {
 
   set metrics(value: IMetrics) {
     this._metrics = value;
-    this.setHidden(seriesOf(value).length === 0);
+    this.setHidden(seriesOf(value).length === 0 && !value.note);
     this.update();
   }
 

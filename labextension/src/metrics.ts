@@ -4,6 +4,8 @@ export interface IMetrics {
   readonly columns: readonly string[];
   /** Values in the order of the columns, null where a row has none. */
   readonly rows: readonly (readonly unknown[])[];
+  /** What is missing from the table and why, in sentences; empty or absent where nothing is. */
+  readonly note?: string;
 }
 
 /** One metric as points from 0 to 1 in both directions. */

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import time
@@ -10,9 +11,10 @@ from typing import Any
 import pytest
 
 from jupyter_dlenv.errors import InvalidRequest
-from jupyter_dlenv.jobs.metrics import MetricReader, Row
+from jupyter_dlenv.jobs import metrics, tables
+from jupyter_dlenv.jobs.metrics import MOST_PATTERNS, MetricReader, Row
 from jupyter_dlenv.jobs.plots import Plot
-from jupyter_dlenv.jobs.tables import HEADER, csv_lines, read_csv, table, thin
+from jupyter_dlenv.jobs.tables import HEADER, Kept, csv_lines, read_csv
 
 
 def rows_of(text: str, *patterns: str) -> list[Row]:
@@ -82,12 +84,79 @@ BAR = (
         ("loss: tensor(0.5, grad_fn=<NllLossBackward0>)", None, None, {"loss": 0.5}),
         ("loss: -1.5E+03.", None, None, {"loss": -1500.0}),
         (" 10%|#\r100%|## loss=1.25", None, None, {"loss": 1.25}),
+        ("step 250: train loss 2.1, val loss 2.3", None, 250, {"train_loss": 2.1, "val_loss": 2.3}),
+        ("validation loss 2.3, training_loss: 2.1", None, None, {"val_loss": 2.3, "train_loss": 2.1}),
+        (
+            "| end of epoch   1 | time: 35.12s | valid loss  5.53 | valid ppl   252.1",
+            1,
+            None,
+            {"val_loss": 5.53, "val_ppl": 252.1},
+        ),
+        (
+            "| epoch   1 |   200/ 2983 batches | lr 20.00 | ms/batch 12.04 | loss  7.63 | ppl  2057.32",
+            1,
+            200,
+            {"lr": 20, "loss": 7.63, "ppl": 2057.32},
+        ),
+        ("05/01 - Epoch(train) [1][ 50/938]  lr: 1.0e-02  loss: 0.5", None, 50, {"lr": 0.01, "loss": 0.5}),
+        ("iter: 19  total_loss: 4.5  time: 0.35", None, 19, {"total_loss": 4.5}),
+        (
+            "epoch 1 node_acc: 0.9 memory_loss=1 data_time: 3 num_workers: 4",
+            1,
+            None,
+            {"node_acc": 0.9, "memory_loss": 1},
+        ),
+        ("mIoU: 0.76", None, None, {"miou": 0.76}),
+        ("loss: 1,234.5, acc: 0.5", None, None, {"loss": 1234.5, "acc": 0.5}),
+        ("loss: 12,345,678", None, None, {"loss": 12345678}),
+        ("F1 is: 0.5", None, None, {"f1": 0.5}),
+        ("loss:1,acc:0.5", None, None, {"loss": 1, "acc": 0.5}),
+        ("loss: \x1b[1m0.5\x1b[0m", None, None, {"loss": 0.5}),
     ],
 )
 def test_lines_that_frameworks_print(
     line: str, epoch: float | None, step: float | None, values: dict[str, float]
 ) -> None:
     assert only(line) == (epoch, step, values)
+
+
+@pytest.mark.parametrize(
+    "word", metrics._WORDS.replace("(?:uracy)?", "").replace("(?:or)?(?!_?(?:code|line))", "").split("|")
+)
+@pytest.mark.parametrize("line", ["{}: 0.5", "Val {}=0.5", "{} 0.5"])
+def test_a_metric_alone_on_a_line(word: str, line: str) -> None:
+    name = word.replace("?", "")
+    if name in ("lr", "learning_rate", "grad_norm"):
+        assert rows_of(line.format(name)) == []
+        return
+    for each in (name, name.upper(), name.title()):
+        (row,) = rows_of(line.format(each))
+        assert [*row.values.values()] == [0.5]
+
+
+KERAS = "".join(
+    "\b" * (len(f"{n}/5 [===...] - loss: 0.{n}") if n > 1 else 0) + f"\r{n}/5 [===...] - loss: 0.{n}"
+    for n in range(1, 6)
+)
+PADDLE = "".join(
+    "\b" * (60 if n > 1 else 0) + f"\rstep {n}/5 - loss: 0.{n} - acc: 0.{n} - 3ms/step" for n in range(1, 6)
+)
+
+
+@pytest.mark.parametrize(
+    ("line", "step", "values"),
+    [
+        (KERAS, 5, {"loss": 0.5}),
+        (PADDLE, 5, {"loss": 0.5, "acc": 0.5}),
+        ("5/5 [=====] - loss: 0.5 - acc: 0.25" + "\b" * 50, 5, {"loss": 0.5, "acc": 0.25}),
+        ("5/5 [=====] - loss: 0.5" + "\b" * 50 + "\r", 5, {"loss": 0.5}),
+        (BAR + "\b" * 100, 469, {"accuracy": 0.8812, "loss": 0.421}),
+        ("loss: 0.75\b\b25", None, {"loss": 0.25}),
+        ("\b\b\bloss: 0.75|\b/\b ", None, {"loss": 0.75}),
+    ],
+)
+def test_bars_that_go_back_by_backspaces(line: str, step: float | None, values: dict[str, float]) -> None:
+    assert only(line)[1:] == (step, values)
 
 
 @pytest.mark.parametrize("text", ["nan", "NaN", "inf", "-inf", "Infinity"])
@@ -114,6 +183,10 @@ def test_numbers_that_are_none(text: str) -> None:
         "Downloading: 100%|#| 10/10 [00:00<00:00]",
         "[2] loss: 0.5",
         "[node 1] loss: 0.5",
+        "[worker 1] loss: 0.5",
+        "[ps 0] epoch 1 loss: 0.5",
+        "error_code: 5",
+        "the answer 5 of all: done",
         "loss: 0.5" + " " * 3000,
         "\0loss\0: \xff",
     ],
@@ -140,13 +213,22 @@ def test_bytes_that_are_no_text_do_no_harm() -> None:
     assert MetricReader().feed(b"\xff\xfe loss: 0.5 \xff\n")[0].values == {"loss": 0.5}
 
 
-def test_a_flood_is_sampled_to_its_last_line() -> None:
-    data = b"".join(b"step %d loss: 0.5\n" % n for n in range(50_000))
-    rows = MetricReader().feed(data)
-    assert 100 < len(rows) < 2000
-    assert [row.step for row in rows] == sorted({row.step for row in rows})
-    assert rows[0].step == 0
-    assert rows[-1].step == 49_999
+@pytest.mark.parametrize("patterns", [[], [r"loss: (?P<loss>\S+)"]])
+def test_nothing_is_left_out_of_a_log_that_is_not_huge(patterns: list[str]) -> None:
+    data = b"".join(b"epoch %d loss: %d acc: 1\n" % (n, n) for n in range(20_000))
+    assert [row.values["loss"] for row in MetricReader(patterns).feed(data)] == [*range(20_000)]
+
+
+@pytest.mark.parametrize("size", [99, 4000, 1 << 20])
+def test_a_huge_log_is_sampled_alike_by_all(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics, "_ALL_LINES", 500)
+    data = b"".join(b"step %d loss: 0.5\n" % n for n in range(20_000))
+    reader = MetricReader()
+    rows = [row for at in range(0, len(data), size) for row in reader.feed(data[at : at + size])]
+    assert [row.at for row in rows] == [row.at for row in MetricReader().feed(data)]
+    assert rows[499].step == 499
+    assert 500 < len(rows) < 1000
+    assert {row.at >> 16 for row in rows} == {*range((len(data) >> 16) + 1)}
 
 
 def test_lines_that_only_look_likely_are_looked_at_less_and_less() -> None:
@@ -154,6 +236,11 @@ def test_lines_that_only_look_likely_are_looked_at_less_and_less() -> None:
     for _turn in range(200):
         assert reader.feed(b"rank 0 step 7\n" * 1000) == []
     assert reader.feed(b"step 8 loss: 0.5\n")[0].values == {"loss": 0.5}
+
+
+@pytest.mark.parametrize("word", ["step= ", "loss= ", "loss ", "epoch ", "1 loss: 2x "])
+def test_a_line_of_a_stranger_costs_no_more_than_its_length(word: str) -> None:
+    assert MetricReader().feed((word * (1 << 18)).encode() + b"\n") == []  # a square of that would be hours
 
 
 def test_a_line_without_end_is_not_kept_whole() -> None:
@@ -181,6 +268,35 @@ def test_a_line_without_end_is_not_kept_whole() -> None:
 )
 def test_patterns(pattern: str, line: str, found: Any) -> None:
     assert ([only(line, pattern)] if rows_of(line, pattern) else []) == ([found] if found else [])
+
+
+@pytest.mark.parametrize(
+    ("ranked", "named", "line", "found"),
+    [
+        (True, True, "[worker 1] loss: 0.5", ("worker 1", None, 0.5)),
+        (True, True, "[node 1] loss: 0.5", ("node 1", None, 0.5)),
+        (True, False, "[3] loss: 0.5", (3, None, 0.5)),
+        (True, False, "[worker 1] loss: 0.5", (0, None, 0.5)),
+        (False, False, "[3] loss: 0.5", (0, 3, 0.5)),
+    ],
+)
+def test_whose_line_it_is(ranked: bool, named: bool, line: str, found: Any) -> None:
+    for patterns in ([r"^(?:\[(?P<epoch>\d+)\] )?.*loss: (?P<loss>\S+)"], []):
+        rows = MetricReader(patterns, ranked=ranked, named=named).feed(line.encode() + b"\n")
+        seen = [(row.rank, row.epoch if patterns else found[1], row.values["loss"]) for row in rows]
+        assert seen == ([found] if patterns or found[0] == 0 else [])
+
+
+def test_a_pattern_that_was_given_up_is_told() -> None:
+    reader = MetricReader([r"(?P<x>(a+)+)b", r"y (?P<y>\d)"])
+    reader._plots[0].dropped = True
+    assert reader.dropped == (r"(?P<x>(a+)+)b",)
+    assert reader.names == ("x", "y")
+
+
+def test_patterns_have_a_limit() -> None:
+    with pytest.raises(InvalidRequest, match="33 times"):
+        MetricReader([r"y (?P<y>\d)"] * (MOST_PATTERNS + 1))
 
 
 def test_patterns_see_every_rank_and_the_usual_metrics_stay() -> None:
@@ -263,12 +379,14 @@ ROWS = [
     Row(None, None, 3, {"loss": math.inf}),
     Row(10, 1.5, 0, {"loss": -math.inf, 'a,b "c"': 1e-05}),
     Row(10, 1.5, 0, {"loss": 2.0}),
+    Row(10, 1.5, "worker 1", {"loss": 2.0}),
 ]
 
 
 def test_what_was_written_is_read_again() -> None:
-    assert read_csv(HEADER + csv_lines(ROWS)) == ROWS
-    assert read_csv(HEADER + csv_lines(ROWS[:2]) + csv_lines(ROWS[2:])) == ROWS
+    assert [*read_csv(HEADER + csv_lines(ROWS))] == ROWS
+    assert [*read_csv(HEADER + csv_lines(ROWS[:2]) + csv_lines(ROWS[2:]))] == ROWS
+    assert [*Kept(ROWS).rows()] == ROWS
     (row,) = read_csv(csv_lines([Row(1, None, 0, {"loss": math.nan})]))
     assert math.isnan(row.values["loss"])
 
@@ -279,25 +397,26 @@ def test_the_file_is_plain() -> None:
 
 @pytest.mark.parametrize("text", ["", HEADER, "1,2\n", "a,b,c,d,e\n", "1,0,0,loss,0.", "\0\0\0\n", ",,,,\n"])
 def test_a_file_that_is_broken_gives_no_rows(text: str) -> None:
-    assert read_csv(text) == []
+    assert [*read_csv(text)] == []
 
 
 def test_a_half_written_line_is_left_out() -> None:
-    assert read_csv("1,0,0,loss,0.5\n1,1,0,loss,0.") == [Row(0, 1, 0, {"loss": 0.5})]
+    assert [*read_csv("1,0,0,loss,0.5\n1,1,0,loss,0.")] == [Row(0, 1, 0, {"loss": 0.5})]
 
 
 def test_a_table_is_json() -> None:
-    made = table([*ROWS, Row(values={"loss": math.nan})])
+    made = Kept([*ROWS, Row(values={"loss": math.nan})]).table()
     assert made["columns"] == ["epoch", "step", "rank", "loss", "acc", 'a,b "c"']
     assert made["rows"][0] == [1, 0, 0, 0.5, 0.25, None]
-    assert [row[3] for row in made["rows"]] == [0.5, "Infinity", "-Infinity", 2.0, "NaN"]
+    assert [row[3] for row in made["rows"]] == [0.5, "Infinity", "-Infinity", 2.0, 2.0, "NaN"]
+    assert [row[2] for row in made["rows"]] == [0, 3, 0, 0, "worker 1", 0]
     assert json.loads(json.dumps(made, allow_nan=False)) == made
 
 
 def test_thinning_keeps_what_stands_out() -> None:
     rows = [Row(n, None, 0, {"loss": 100.0 - n / 1000}) for n in range(10_000)]
     rows[4321], rows[8765] = Row(4321, None, 0, {"loss": 1e9}), Row(8765, None, 0, {"loss": math.nan})
-    thinned = thin(table(rows), 100)
+    thinned = Kept(rows).table(100)
     steps = [row[1] for row in thinned["rows"]]
     assert steps == sorted(steps)
     assert {0, 4321, 8765, 9999} <= set(steps)
@@ -306,6 +425,44 @@ def test_thinning_keeps_what_stands_out() -> None:
 
 @pytest.mark.parametrize("most", [1, 2, 3, 5])
 def test_thinning_keeps_its_limit(most: int) -> None:
-    whole = table([Row(n, None, 0, {f"m{n % 7}": float(n)}) for n in range(50)])
-    assert len(thin(whole, most)["rows"]) == most
-    assert thin(whole, 50) == whole
+    kept = Kept(Row(n, None, 0, {f"acc{n % 7}": float(n)}) for n in range(50))
+    assert len(kept.table(most)["rows"]) == most
+    assert kept.table(50) == kept.table()
+    assert kept.table(most)["total"] == 50
+
+
+def test_names_have_a_limit() -> None:
+    lines = [f"epoch {n} " + " ".join(f"a{n}x{i}=1" for i in range(50)) for n in range(100)]
+    reader = MetricReader([r"kl (?P<kl>\d+)"])
+    kept = Kept(reader.feed("\n".join([*lines, "loss: 0.5", "kl 3", ""]).encode()), reader.names)
+    made = kept.table()
+    assert kept.left_out
+    assert made["columns"][-2:] == ["loss", "kl"]
+    assert len(made["columns"]) < 70
+    again = Kept(read_csv(csv_lines(kept.rows())), reader.names)
+    assert again.table()["columns"] == made["columns"]
+    assert not again.left_out
+    assert len(Kept(Row(0, 0, n, {"loss": 1.0}) for n in range(5000)).table(10_000)["rows"]) == 1024
+
+
+def test_more_numbers_than_there_is_room_for_are_thinned_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "MOST_NUMBERS", 1000)
+    rows = [
+        Row(n, None, 0, {"loss": float(n), "lr": 0.5} if n % 1000 else {"val_loss": float(n), "loss": float(n)}, 20 * n)
+        for n in range(9999)
+    ]
+    kept, whole = Kept(), Kept(rows)
+    assert not kept.thinned
+    for at in range(0, len(rows), 7):
+        kept.add(rows[at : at + 7])
+    assert [*kept.rows()] == [*whole.rows()]
+    assert kept.thinned
+    steps = [row.step for row in kept.rows() if "loss" in row.values and row.step is not None]
+    assert steps == sorted(steps)
+    assert steps[-1] == 9998
+    assert 200 < len(steps) < 1000
+    assert max(after - before for before, after in itertools.pairwise(steps)) < 60
+    assert [row.values["val_loss"] for row in kept.rows() if "val_loss" in row.values] == [*range(0, 9999, 1000)]
+    made = kept.table(100)
+    assert made["columns"][3:] == ["val_loss", "loss", "lr"]
+    assert made["rows"][-1] == [None, 9998, 0, None, 9998, 0.5]

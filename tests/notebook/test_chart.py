@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from jupyter_dlenv.notebook.chart import chart_svg, series
+from jupyter_dlenv.notebook.chart import chart_html, chart_svg, series
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -64,3 +64,14 @@ def test_a_chart_is_small_and_safe_whatever_comes() -> None:
     assert {element.tag for element in picture} == {f"{SVG}polyline", f"{SVG}text"}
     last = [line.attrib["points"].split()[-1] for line in picture.findall(f"{SVG}polyline")]
     assert {point.split(",")[0] for point in last} == {"414.0"}
+
+
+def test_a_note_is_shown_without_a_picture_too() -> None:
+    metrics = {"columns": ["epoch", "step", "rank"], "rows": [], "note": "a <b>\nc"}
+    assert chart_html(metrics) == "<div>a &lt;b&gt;<br>c</div>"
+    assert chart_html({**metrics, "note": ""}) == ""
+
+
+def test_a_rank_can_have_a_name() -> None:
+    (one,) = series(["epoch", "step", "rank", "loss"], [[1, 1, "worker 1", 0.5]])
+    assert one.name == "[worker 1] loss"

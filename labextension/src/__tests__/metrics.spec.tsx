@@ -93,4 +93,12 @@ describe('MetricChart', () => {
     expect(page.querySelector('svg')?.getAttribute('aria-label')).toBe('Metrics: loss, <b>');
     expect(page.querySelector('li')?.title).toBe('0.123457 to 2');
   });
+
+  it('says what is missing, even where nothing is drawn', () => {
+    const metrics = { ...table(['step'], []), note: 'A pattern <b> took too long.' };
+    const page = document.createElement('div');
+    page.innerHTML = renderToStaticMarkup(<MetricChart metrics={metrics} trans={trans} />);
+    expect(page.querySelector('svg')).toBeNull();
+    expect(page.textContent).toBe('A pattern <b> took too long.');
+  });
 });
