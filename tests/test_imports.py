@@ -20,7 +20,7 @@ ARCHITECTURE = CHECKOUT / "docs" / "architecture.md"
 
 MAINTAINERS = ("locale/catalogue.py",)  # not in the wheel
 STDLIB = sys.stdlib_module_names
-LEAVES = ("errors.py", "i18n.py", "options.py", "resources.py", "spec.py")
+LEAVES = ("dockerignore.py", "errors.py", "i18n.py", "options.py", "resources.py", "spec.py")
 DOCKER = ("containers", "engine", "events", "failures", "images", "networks", "submission", "terminal")
 SHIM = PACKAGE / "engines" / "shim"
 ALONE = (

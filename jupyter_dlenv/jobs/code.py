@@ -7,22 +7,22 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-
-from pathspec import GitIgnoreSpec
+from pathlib import Path, PurePosixPath
 
 from ..engines.safe_files import DIRECTORY, FILE
 from ..i18n import _
 from ..resources import format_size
 from ..spec import Identity
+from .ignoring import Ignored
 
 MOST_BYTES = 64 << 20
 MOST_FILES = 5000
 _IGNORED_ALWAYS = (".git", "__pycache__", ".ipynb_checkpoints", ".venv", "node_modules")
-_IGNORE_FILES = (".gitignore", ".dockerignore")
+_NEVER_LINKED = ("__pycache__", ".ipynb_checkpoints")
+_GIT_IGNORE = ".gitignore"
 _HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _REF_BYTES, _RULES_BYTES, _CHUNK = 1 << 20, 1 << 20, 1 << 20
 _DEEPEST = 100  # levels of folders; what is deeper is no code
@@ -31,7 +31,6 @@ _LEFT_OUT = frozenset(
     (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EACCES, errno.EPERM, errno.ENXIO, errno.EINVAL, errno.EAGAIN)
 )
 _Parts = tuple[str, ...]
-_Rules = tuple[tuple[Path, GitIgnoreSpec], ...]
 
 
 @dataclass(frozen=True)
@@ -59,21 +58,27 @@ def copy_code(
     *,
     always: Path | None = None,
     reader: Identity | None = None,
+    seen: str = "",
     most_bytes: int = MOST_BYTES,
     most_files: int = MOST_FILES,
 ) -> Copied:
-    """Copy a folder's files, less what its .gitignore and .dockerignore leave out; nothing where they are too many.
+    """Copy a folder's files, less what Git or its .dockerignore leaves out; nothing where they are too many.
 
     Links are copied as links, and what is no regular file stays out, as does what vanishes meanwhile.
 
     Args:
         always: A file in the folder that no rule leaves out; where it is a link, what it leads to is copied.
         reader: Who must be able to read them, for a server that runs as root; None for this process's own account.
+        seen: The folder as the job sees it: what is left out is linked there, as modules that were built, or data.
     """
     tree = _Tree(os.path.realpath(folder), reader)
     found: dict[_Parts, os.stat_result] = {}
+    left_out: list[_Parts] = []
     size = 0
     for parts, info in _files(tree):
+        if info is None:
+            left_out += [parts] if parts[-1] not in _NEVER_LINKED and parts != (always and (always.name,)) else []
+            continue
         found[parts] = info
         size += info.st_size
         if len(found) > most_files or size > most_bytes:
@@ -93,7 +98,31 @@ def copy_code(
         if size > most_bytes:  # they have grown meanwhile
             shutil.rmtree(into)
             return _too_much(folder, most_files, most_bytes)
+    if seen:
+        _link(into, seen, left_out[:most_files])
     return Copied(files, size)
+
+
+def link_around(folder: Path, names: _Parts, into: Path, seen: str, reader: Identity | None = None) -> None:
+    """Link what lies beside a folder, and beside those above it, around its copy, so that ``..`` finds it there.
+
+    Args:
+        names: The last names of the folder's path; the copy lies below ``into`` under the same ones.
+        seen: The folder as the job sees it.
+    """
+    for depth in range(len(names)):
+        up = len(names) - depth
+        beside, end = folder.parents[up - 1], str(PurePosixPath(seen).parents[up - 1])
+        tree = _Tree(os.path.realpath(beside), reader)
+        with tree.opened((), DIRECTORY, os.R_OK | os.X_OK) as opened:
+            others = _entries(opened)[:MOST_FILES] if opened is not None else []
+            _link(into.joinpath(*names[:depth]), end, [(each.name,) for each in others if each.name != names[depth]])
+
+
+def _link(into: Path, seen: str, names: Sequence[_Parts]) -> None:
+    for parts in names:
+        into.joinpath(*parts[:-1]).mkdir(parents=True, exist_ok=True)
+        os.symlink(os.path.join(seen, *parts), into.joinpath(*parts))
 
 
 def _too_much(folder: Path, most_files: int, most_bytes: int) -> Copied:
@@ -188,23 +217,23 @@ class _Tree:
         return 0
 
 
-def _files(tree: _Tree) -> Iterator[tuple[_Parts, os.stat_result]]:
-    """Yield the files that no rule leaves out, each with its own ``lstat``."""
-    waiting: list[tuple[_Parts, _Rules]] = [((), ())]
+def _files(tree: _Tree) -> Iterator[tuple[_Parts, os.stat_result | None]]:
+    """Yield the files that no rule leaves out, each with its own ``lstat``, and what one does, with None."""
+    waiting: list[tuple[_Parts, Ignored]] = [((), _ignored_above(tree).with_docker(_text(tree, (".dockerignore",))))]
     while waiting:
-        parts, rules = waiting.pop()
+        parts, ignored = waiting.pop()
         with tree.opened(parts, DIRECTORY, os.R_OK | os.X_OK) as folder:
             if folder is None:
                 continue
-            rules = (*rules, *_rules_in(tree, parts))
+            ignored = ignored.with_git(parts, _text(tree, (*parts, _GIT_IGNORE)))
             for entry in _entries(folder):
                 each, is_folder = (*parts, entry.name), entry.is_dir(follow_symlinks=False)
-                if entry.name in _IGNORED_ALWAYS or _is_ignored(Path(*each), is_folder, rules):
-                    continue
-                if not is_folder:
+                if entry.name in _IGNORED_ALWAYS or ignored.leaves_out(each, is_folder):
+                    yield each, None
+                elif not is_folder:
                     yield from _readable(tree, folder, each)
                 elif len(each) < _DEEPEST:
-                    waiting.append((each, rules))
+                    waiting.append((each, ignored))
 
 
 def _entries(folder: int) -> list[os.DirEntry[str]]:
@@ -223,18 +252,22 @@ def _readable(tree: _Tree, folder: int, parts: _Parts) -> Iterator[tuple[_Parts,
         yield parts, info
 
 
-def _rules_in(tree: _Tree, parts: _Parts) -> Iterator[tuple[Path, GitIgnoreSpec]]:
-    for name in _IGNORE_FILES:
-        with tree.opened((*parts, name), FILE, os.R_OK) as file:
-            if file is not None:
-                text = os.pread(file, _RULES_BYTES, 0).decode("utf-8", "replace")
-                yield Path(*parts), GitIgnoreSpec.from_lines(text.splitlines())
+def _ignored_above(tree: _Tree) -> Ignored:
+    """Return what the folders between a tree and the root of its repository say of it."""
+    top = _repository(Path(tree.root))
+    ignored = Ignored()
+    if top is not None:
+        repository, above = _Tree(str(top), tree.reader), Path(tree.root).relative_to(top).parts
+        for depth, name in enumerate(above):
+            text = _text(repository, (*above[:depth], _GIT_IGNORE))
+            ignored = ignored.with_git((), text).below(name)
+    return ignored
 
 
-def _is_ignored(path: Path, is_folder: bool, rules: _Rules) -> bool:
-    """Return what the last rule says that says anything: a deeper file may take back what an upper one leaves out."""
-    said = [spec.check_file(str(path.relative_to(base)) + "/" * is_folder).include for base, spec in rules]
-    return next((bool(word) for word in reversed(said) if word is not None), False)
+def _text(tree: _Tree, parts: _Parts) -> str:
+    """Return the start of a file, empty where there is none."""
+    with tree.opened(parts, FILE, os.R_OK) as file:
+        return "" if file is None else os.pread(file, _RULES_BYTES, 0).decode("utf-8", "replace")
 
 
 def commit_of(folder: Path) -> str:
@@ -242,11 +275,13 @@ def commit_of(folder: Path) -> str:
 
     Git itself is not asked: a repository's settings can make it run programs, and its files are the job's to write.
     """
-    for parent in (folder, *folder.parents):
-        git = parent / ".git"
-        if git.exists():
-            return _head(_git_dir(git))
-    return ""
+    top = _repository(folder)
+    return "" if top is None else _head(_git_dir(top / ".git"))
+
+
+def _repository(folder: Path) -> Path | None:
+    """Return the nearest folder, from one upwards, that is the root of a repository."""
+    return next((each for each in (folder, *folder.parents) if os.path.exists(each / ".git")), None)
 
 
 def _git_dir(git: Path) -> Path:

@@ -18,6 +18,7 @@ CELL = "cell.py"
 CODE = "code"
 _MODULE = "module.py"
 _HERE = "here"
+_LEVELS = 3
 _SCRIPT_LIMIT = 1 << 20
 _RUN_MODULE = """import runpy
 import sys
@@ -69,6 +70,12 @@ def code_folder(request: RunRequest, cwd: Path) -> Path:
     return cwd if request.module or request.cell else script_path(request, cwd).parent
 
 
+def place_of(folder: Path, mounts: Sequence[Mount]) -> tuple[str, ...]:
+    """Return the last names of a folder's path, as far as a replica sees what lies above it."""
+    roots = [mount.source for mount in mounts if inside(str(folder), mount.source)]
+    return folder.relative_to(roots[0] if roots else "/").parts[-_LEVELS:]
+
+
 def script_path(request: RunRequest, cwd: Path) -> Path:
     """Return where the script lies on the host."""
     return Path(os.path.normpath(cwd / request.script))
@@ -87,9 +94,9 @@ def target_of(
         InvalidRequest: There is no such script, or no mount shows it.
     """
     workdir = seen_in_container(cwd, mounts, _("The working folder"))
-    code = f"{run_dir}/{CODE}"
+    code = "/".join([run_dir, CODE, *place_of(code_folder(request, cwd), mounts)])
     if request.cell:
-        path, links = (code, {}) if kept else _import_path(workdir, run_dir)
+        path, links = _import_path(code if kept else workdir, run_dir)
         return Target((f"{run_dir}/{CELL}",), request.cell, workdir, path, {CELL: request.cell}, links)
     if request.module:
         text = _module_text(request.module, kept or cwd)
@@ -147,7 +154,7 @@ def seen_in_container(path: Path, mounts: tuple[Mount, ...], what: str) -> str:
 
 
 def _text(path: Path) -> str:
-    with open(path, encoding="utf-8", errors="replace") as file:
+    with open(path, encoding="utf-8-sig", errors="replace") as file:
         return file.read(_SCRIPT_LIMIT)
 
 

@@ -62,6 +62,7 @@ _NOTEBOOK_SIDE = (
     "i18n.py",
     "options.py",
     "lastwords.py",
+    "dockerignore.py",
     "notebook",
     "locale",
 )

@@ -9,8 +9,9 @@ import io
 import os
 import re
 import tarfile
-from typing import Iterator, List, NamedTuple, Tuple
+from typing import Iterator, List, Tuple
 
+from ..dockerignore import Rule, closed, ignored, lines, rule
 from ..errors import InvalidRequest
 from ..i18n import _
 
@@ -21,13 +22,6 @@ _IGNORE = ".dockerignore"
 _NAMED = 5
 
 
-class Rule(NamedTuple):
-    """A line of .dockerignore; the last that matches a path decides."""
-
-    matches: "re.Pattern[str]"
-    keep: bool
-
-
 def rules(text: str) -> List[Rule]:
     """Return the rules in the text of a .dockerignore.
 
@@ -35,60 +29,22 @@ def rules(text: str) -> List[Rule]:
         InvalidRequest: A line is no pattern.
     """
     found = []
-    for line in text.splitlines():
-        words = line.strip()
-        if not words or words.startswith("#"):
-            continue
-        keep = words.startswith("!")
-        pattern = os.path.normpath(words[1:].strip() if keep else words).lstrip("/")
-        if pattern in (".", ""):
-            continue
+    for line in lines(text):
         try:
-            found.append(Rule(re.compile(_expression(pattern) + r"(/.*)?"), keep))
+            found.append(rule(line))
         except re.error:
             raise InvalidRequest(_("{line!r} in .dockerignore is no pattern.").format(line=line)) from None
-    return found
-
-
-def _expression(pattern: str) -> str:
-    """Return a regular expression for a pattern of Docker's: ``*`` and ``?`` stay within a folder, ``**`` does not."""
-    text, at = "", 0
-    while at < len(pattern):
-        char = pattern[at]
-        if pattern.startswith("**", at):
-            at += 3 if pattern.startswith("**/", at) else 2
-            text += "(.*/)?" if pattern[at - 1] == "/" else ".*"
-            continue
-        if char == "[" and "]" in pattern[at:]:
-            end = pattern.index("]", at)
-            text += pattern[at : end + 1]
-            at = end
-        elif char == "\\" and at + 1 < len(pattern):
-            at += 1
-            text += re.escape(pattern[at])
-        else:
-            text += {"*": "[^/]*", "?": "[^/]"}.get(char, re.escape(char))
-        at += 1
-    return text
-
-
-def ignored(path: str, known: List[Rule]) -> bool:
-    """True when a path below the folder, with slashes, is not to be sent."""
-    last = next((rule for rule in reversed(known) if rule.matches.fullmatch(path)), None)
-    return last is not None and not last.keep
+    return [each for each in found if each]
 
 
 def walk(folder: str, known: List[Rule]) -> Iterator[Tuple[str, str]]:
     """Yield where each file, link and folder lies that is to be sent, with its name below the folder."""
-    excepted = any(rule.keep for rule in known)
     for base, folders, files in os.walk(folder):
         below = os.path.relpath(base, folder)
         named = [(name, os.path.normpath(os.path.join(below, name))) for name in sorted(folders + files)]
-        sent = [(name, path) for name, path in named if not ignored(path, known)]
-        kept = {name for name, _path in sent}
-        # An exception may lie in a folder that is left out; without any, there is no need to look.
-        folders[:] = [name for name in folders if name in kept or excepted]
-        yield from ((os.path.join(base, name), path) for name, path in sent)
+        shut = {name for name, path in named if closed(path, known)}
+        folders[:] = [name for name in folders if name not in shut]
+        yield from ((os.path.join(base, name), path) for name, path in named if not ignored(path, known))
 
 
 class _Limited(io.BytesIO):

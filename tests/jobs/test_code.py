@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from jupyter_dlenv.jobs import code
-from jupyter_dlenv.jobs.code import commit_of, copy_code
+from jupyter_dlenv.jobs.code import commit_of, copy_code, link_around
 from jupyter_dlenv.spec import Identity
 
 
@@ -52,6 +52,103 @@ def test_a_copy_holds_the_code_and_not_what_is_ignored(tmp_path: Path) -> None:
     assert (copied.files, copied.refused) == (7, "")
     assert os.readlink(tmp_path / "copy/link") == "/etc/passwd"
     assert (tmp_path / "copy/lib/net.py").read_text() == "lib/net.py"
+
+
+def test_what_is_left_out_is_linked_where_the_job_sees_it(tmp_path: Path) -> None:
+    names = ("train.py", "lib/net.py", "lib/fast.so", "data/x.bin", "__pycache__/a.pyc", "odd/.gitignore", "odd/x")
+    source = _tree(tmp_path / "project", **dict.fromkeys(names, "x"))
+    (source / ".gitignore").write_text("*.so\n/data/\ntrain.py\n")
+    (source / "odd/.gitignore").write_text("*\n")
+    into = tmp_path / "copy"
+    copied = copy_code(source, into, always=source / "train.py", seen="/seen/project")
+    links = {name: os.readlink(into / name) for name in _names(into) if (into / name).is_symlink()}
+    left_out = ("lib/fast.so", "data", "odd/.gitignore", "odd/x")
+    assert links == {name: f"/seen/project/{name}" for name in left_out}
+    assert copied.files == 3
+
+
+def test_what_lies_around_the_folder_is_linked_around_its_copy(tmp_path: Path) -> None:
+    source = _tree(tmp_path / "root/tools/one", **{"train.py": "x"})
+    _tree(tmp_path, **dict.fromkeys(("root/lib/net.py", "root/tools/two.py", "beside.py"), "x"))
+    into = tmp_path / "code"
+    (into / "tools/one").mkdir(parents=True)
+    link_around(source, ("tools", "one"), into, "/seen/tools/one")
+    assert {name: os.readlink(into / name) for name in _names(into)} == {
+        "lib": "/seen/lib",
+        "tools/two.py": "/seen/tools/two.py",
+    }
+
+
+PROJECT = dict.fromkeys(
+    ("train.py", "a.md", "src/net.py", "src/data/load.py", "src/data/x.bin", "data/x.bin", "data/keep/y.bin"), "x"
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "left_out"),
+    [
+        ("*\n!src\n!train.py\n", {"a.md", "data/x.bin", "data/keep/y.bin"}),
+        ("data\n", {"data/x.bin", "data/keep/y.bin"}),
+        ("\ufeff./data/../data/\r\n", {"data/x.bin", "data/keep/y.bin"}),
+        ("data\n!data/keep\n", {"data/x.bin"}),
+        ("data\n  !/data/*/y.*\n", {"data/x.bin"}),
+        ("!data/keep\ndata\n", {"data/x.bin", "data/keep/y.bin"}),
+        ("*.bin\n*.md\n", {"a.md"}),
+        ("**/*.bin\n", {"data/x.bin", "data/keep/y.bin", "src/data/x.bin"}),
+        ("src[^a]data\n#a.md\n", set()),
+        ("!\n[z-a]*\na\\\n  data\n", {"data/x.bin", "data/keep/y.bin"}),
+    ],
+)
+def test_dockerignore_leaves_out_what_docker_leaves_out(tmp_path: Path, text: str, left_out: set[str]) -> None:
+    source = _tree(tmp_path / "project", **PROJECT, **{"src__.dockerignore": "net.py\n"})
+    (source / ".dockerignore").write_text(text)
+    copy_code(source, tmp_path / "copy", always=source / "train.py")
+    assert set(PROJECT) - set(_names(tmp_path / "copy")) == left_out
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "data\n",
+        "/data/\n",
+        "\ufeff/data/\r\n*.md  \r\n",
+        "*\n!*/\n!*.py\n",
+        "/*\n!/src\n!train.py\n",
+        "data/**\n!data/keep/\n!*.bin\n",
+        "data/*\n!data/keep\n",
+        "*.bin\n!keep/*.bin\n",
+        "**/data/\n",
+        "src/**/*.py\n[!x].md\n",
+        "[]a]*\n\\train.py\n#data\n",
+        "!\na\\\n[z-a]*\n[a\n/\ndata/x*\n",
+    ],
+)
+@pytest.mark.parametrize("where", ["src", "."])
+def test_gitignore_is_read_as_git_reads_it(tmp_path: Path, text: str, where: str) -> None:
+    """It counts for the whole repository, whichever folder of it is copied."""
+    repository = _tree(tmp_path / "repository", **PROJECT, **{".gitignore": text, "src/deep/.gitignore": "*.py"})
+    _tree(repository, **{"src/deep/a.py": "x", "src/deep/data/b.bin": "x"})
+    _git(repository, "init", "--quiet")
+    copy_code(repository / where, tmp_path / "copy")
+    wanted = _git(repository / where, "ls-files", "--others", "--exclude-standard", ".").splitlines()
+    assert _names(tmp_path / "copy") == sorted(wanted)
+
+
+def test_a_repository_that_leaves_out_the_whole_folder_says_nothing_of_it(tmp_path: Path) -> None:
+    home = _tree(tmp_path / "home", **{".gitignore": "*\n", "work/.gitignore": "*.pt\n", "work/src/train.py": "x"})
+    _tree(home / "work/src", **{"net.py": "x", "model.pt": "x"})
+    (home / ".git").mkdir()
+    copy_code(home / "work/src", tmp_path / "copy")
+    assert _names(tmp_path / "copy") == ["net.py", "train.py"]
+
+
+def test_rules_above_the_folder_count_only_where_the_user_may_read_them(tmp_path: Path) -> None:
+    repository = _tree(tmp_path / "repository", **{".gitignore": "*.py\n", "src/train.py": "x"})
+    (repository / ".git").mkdir()
+    for path, mode in (("", 0o755), ("src", 0o755), ("src/train.py", 0o644), (".gitignore", 0o600)):
+        (repository / path).chmod(mode)
+    copy_code(repository / "src", tmp_path / "copy", reader=STRANGER)
+    assert _names(tmp_path / "copy") == ["train.py"]
 
 
 def test_the_script_itself_is_always_there(tmp_path: Path) -> None:
@@ -179,6 +276,7 @@ def test_rules_are_not_read_through_a_link(tmp_path: Path) -> None:
 
 def _git(folder: Path, *words: str) -> str:
     settings = ["-c", "user.name=a", "-c", "user.email=a@example.org", "-c", "commit.gpgsign=false"]
+    settings += ["-c", "core.excludesFile=/dev/null"]
     argv = ["git", *settings, *words]
     return subprocess.run(argv, cwd=folder, check=True, capture_output=True, text=True).stdout.strip()
 

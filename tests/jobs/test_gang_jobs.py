@@ -267,3 +267,25 @@ def test_values_of_secrets_are_kept_nowhere(image: str, notebook_dir: Path, writ
     assert job["secrets"] == ["TOKEN"]
     texts = [path.read_bytes() for path in (jobs_dir() / job["id"]).rglob("*") if path.is_file()]
     assert not [text for text in texts if b"sesame" in text]
+
+
+AROUND = """
+import pathlib, sys
+sys.path.insert(0, str(pathlib.Path(__file__).absolute().parents[1]))
+import built, lib
+print(built.NAME, lib.NAME, (pathlib.Path(__file__).parent / "data" / "x.txt").read_text(), __file__)
+"""
+
+
+def test_the_copy_of_the_code_finds_what_lies_around_it(image: str, notebook_dir: Path, write: Write) -> None:
+    for folder in ("tools/data", "lib"):
+        (notebook_dir / folder).mkdir(parents=True)
+    write("lib/__init__.py", "NAME = 'beside'")
+    write("tools/train.py", AROUND)
+    write("tools/built.py", "NAME = 'built'")
+    write("tools/data/x.txt", "data")
+    write("tools/.gitignore", "built.py\ndata/\n")
+    words = ["tools/train.py", "--image", image, "--launcher", "python", "--retries", "1"]
+    done = dlenv("run", *words, cwd=notebook_dir)
+    assert "built beside data" in done.stdout, done
+    assert "/code/" in done.stdout

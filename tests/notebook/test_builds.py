@@ -64,6 +64,8 @@ def names(text: str) -> set[str]:
         "data/?.bin",
         "[ab].py",
         ".hidden\n!.hidden\n.hidden",
+        "deep\n!deep/er",
+        "!data/keep.txt\ndata",
     ],
 )
 def test_dockerignore_is_read_as_docker_s_own_client_reads_it(folder: Path, text: str) -> None:
