@@ -34,7 +34,7 @@ class Mount:
     def __post_init__(self) -> None:
         for path in (self.source, self.target):
             if not path.startswith("/") or "\0" in path or "\n" in path or len(path) > 4096:
-                raise InvalidRequest(_("A mount needs absolute paths, not {path!r}.").format(path=path))
+                raise InvalidRequest(_("A mount needs absolute paths, not {path!r}.").format(path=_masked(path)))
 
 
 _SHARE = re.compile(
@@ -72,8 +72,8 @@ class Share(Mount):
         for option in self.options:
             if not allowed.fullmatch(option):
                 raise InvalidRequest(
-                    _("{option!r} is no option of a share.").format(option=option[:80]),
-                    hint="nfs://HOST/EXPORT?vers=4.2,soft,timeo=100:/TARGET:ro",
+                    _("{option!r} is no option of a share.").format(option=_masked(option)[:80]),
+                    hint=_remedy(option, "nfs://HOST/EXPORT?vers=4.2,soft,timeo=100:/TARGET:ro"),
                 )
 
     def _part(self, name: str) -> str:
@@ -101,10 +101,28 @@ class Share(Mount):
         return self._part("path")
 
 
+_SECRET = re.compile(r"(//).*(?:@|%40)|((?:pass|user|cred)\w*=).*", re.IGNORECASE | re.DOTALL)
+
+
+def _masked(text: str) -> str:
+    """Return an address as it may be shown: without user and password, which belong nowhere in it."""
+    return _SECRET.sub(lambda found: "//***@" if found.group(1) else f"{found.group(2)}***", text)
+
+
+def _remedy(text: str, otherwise: str) -> str:
+    """Return the hint for what cannot be read: where user and password belong if it has them."""
+    if _masked(text) == text:
+        return otherwise
+    return _(
+        "Leave out user and password. Those of a CIFS share belong into a file on this host that only root reads; "
+        "/etc/fstab names it: credentials=/etc/cifs-SHARE.cred"
+    )
+
+
 def _not_a_share(text: str) -> InvalidRequest:
     message = _("{text!r} is not the address of a share.")
     hint = _("Write nfs://HOST/EXPORT:/TARGET[:ro] or cifs://SERVER/SHARE:/TARGET[:ro], an IPv6 address in brackets.")
-    return InvalidRequest(message.format(text=text[:200]), hint=hint)
+    return InvalidRequest(message.format(text=_masked(text)[:200]), hint=_remedy(text, hint))
 
 
 def _parse_share(text: str) -> Share:
@@ -307,6 +325,6 @@ def parse_mount(text: str) -> Mount:
         if len(pieces) == 2 or read_only:
             return Mount(pieces[0], pieces[1], read_only)
     raise InvalidRequest(
-        _("{text!r} is not a mount.").format(text=text),
+        _("{text!r} is not a mount.").format(text=_masked(text)),
         hint=_("Write SRC:DST[:ro], src=…,dst=…[,ro] where a path holds ':', or nfs://HOST/EXPORT:DST[:ro]."),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from jupyter_dlenv.errors import Denied, InvalidRequest, StartFailed
 from jupyter_dlenv.kernels.environments import Environment
 from jupyter_dlenv.resources import Mount, Share, parse_mount
 from jupyter_dlenv.settings import DLEnv
-from jupyter_dlenv.shares import cifs_folder, fstab_line, mounted_here
+from jupyter_dlenv.shares import addresses_of, cifs_folder, fstab_line, mounted_here
 from jupyter_dlenv.spec import Identity, JobSpec, Role, new_id
 from jupyter_dlenv.workspace import check_mounts, masks
 
@@ -240,7 +241,19 @@ TABLE = r"""22 1 0:20 / /proc rw - proc proc rw
 39 35 0:52 / /mnt/smb rw shared:2 master:3 - smb3 //other/share rw,addr=10.0.0.7
 40 35 0:53 / /mnt/nfs rw - nfs4 nas:/Photos rw
 41 35 0:49 / /second rw - cifs //NAS/Photos rw,addr=10.0.0.9
+42 35 0:54 /al /mnt/shared rw - cifs //nas/home/al rw,addr=10.0.0.9
+43 35 0:55 / /mnt/own rw - cifs //nas/priv/al rw,addr=10.0.0.9
+44 35 0:56 / /mnt/bo rw - cifs //nas/twice/bo rw,addr=10.0.0.9
+45 35 0:56 /bo /mnt/bobo rw - cifs //nas/twice/bo rw,addr=10.0.0.9
+46 35 0:57 /al/x /mnt/deep rw - cifs //nas/work/al rw,addr=10.0.0.9
+47 35 0:58 / /mnt/full rw - cifs //box.example.org/full rw,addr=10.0.0.8
+48 35 0:59 / /mnt/covered rw - cifs //nas/covered rw,addr=10.0.0.9
+49 48 0:60 / /mnt/covered rw - ext4 /dev/sda1 rw
 """
+
+
+def nobody_answers(_host: str) -> list[str]:
+    return []
 
 
 @pytest.mark.parametrize(
@@ -253,18 +266,70 @@ TABLE = r"""22 1 0:20 / /proc rw - proc proc rw
         ("cifs://[fd00::1]/six:/data", "/mnt/six"),
         ("cifs://[fd00:0:0::1]/six:/data", "/mnt/six"),
         ("cifs://other/share:/data", "/mnt/smb"),
+        ("cifs://nas/home/al:/data", "/mnt/shared"),
+        ("cifs://nas/home/al/sets:/data", "/mnt/shared/sets"),
+        ("cifs://nas/priv/Al:/data", "/mnt/own"),
+        ("cifs://nas/twice/bo:/data", "/mnt/bo"),
+        ("cifs://nas/twice/bo/bo/x:/data", "/mnt/bobo/x"),
+        ("cifs://nas/work/al/x:/data", "/mnt/deep"),
+        ("cifs://nas.example.org/photos:/data", "/second"),
+        ("cifs://nas./photos:/data", "/second"),
+        ("cifs://BOX/full:/data", "/mnt/full"),
     ],
 )
 def test_a_mounted_share_is_its_folder(text: str, folder: str) -> None:
-    assert cifs_folder(share(text), TABLE, WHO) == Mount(folder, "/data", text.endswith(":ro"))
+    assert cifs_folder(share(text), TABLE, WHO, nobody_answers) == Mount(folder, "/data", text.endswith(":ro"))
+
+
+def test_a_server_of_another_name_is_known_by_its_address() -> None:
+    asked = []
+
+    def resolve(host: str) -> list[str]:
+        asked.append(host)
+        return ["fd00::9", "10.0.0.9"]
+
+    assert cifs_folder(share("cifs://files/photos:/d"), TABLE, WHO, resolve) == Mount("/second", "/d")
+    assert cifs_folder(share("cifs://nas/photos:/d"), TABLE, WHO, resolve) == Mount("/second", "/d")
+    with pytest.raises(InvalidRequest):
+        cifs_folder(share("cifs://files/nothing/of/that/name:/d"), TABLE, WHO, resolve)
+    assert asked == ["files"]
+
+
+@pytest.mark.parametrize("failure", [OSError("no such host"), UnicodeError("label too long")])
+def test_a_name_that_is_unknown_has_no_address(monkeypatch: pytest.MonkeyPatch, failure: Exception) -> None:
+    def fail(*_words: Any, **_more: Any) -> None:
+        raise failure
+
+    assert addresses_of("127.0.0.1") == ["127.0.0.1"]
+    monkeypatch.setattr("socket.getaddrinfo", fail)
+    assert addresses_of("nas") == []
+
+
+def test_a_resolver_that_does_not_answer_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    done = threading.Event()
+    monkeypatch.setattr("jupyter_dlenv.shares._RESOLVE_S", 0.01)
+    monkeypatch.setattr("socket.getaddrinfo", lambda *_words, **_more: done.wait() and [])
+    assert addresses_of("nas") == []
+    done.set()
 
 
 @pytest.mark.parametrize(
-    "text", ["cifs://nas/photo:/d", "cifs://nas2/photos:/d", "cifs://nas/my%20data:/d", "cifs://nas/photos2:/d"]
+    "text",
+    [
+        "cifs://nas/photo:/d",
+        "cifs://nas2/photos:/d",
+        "cifs://nas/my%20data:/d",
+        "cifs://nas/photos2:/d",
+        "cifs://nas/home:/d",
+        "cifs://nas/home/bo:/d",
+        "cifs://10/photos:/d",
+        "cifs://box.example.com/full:/d",
+        "cifs://nas/covered:/d",
+    ],
 )
 def test_a_share_that_is_not_mounted_comes_with_its_fstab_line(text: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        cifs_folder(share(text), TABLE, WHO)
+        cifs_folder(share(text), TABLE, WHO, nobody_answers)
     assert fstab_line(share(text), WHO) in caught.value.hint
     assert "sudo mount /mnt/" in caught.value.hint
     assert "mode 0600" in caught.value.hint
@@ -287,10 +352,34 @@ def test_the_fstab_line_is_whole(text: str, begins: str) -> None:
     assert len(line.split(" ")) == 6
 
 
-def test_a_password_is_nowhere() -> None:
-    with pytest.raises(InvalidRequest):
-        parse_mount("cifs://me:secret@nas/share:/data")
+@pytest.mark.parametrize(
+    "text",
+    [
+        "cifs://me:hunter2@nas/share:/data",
+        "cifs://me:p@ss/hunter2@nas/share:/data",
+        "cifs://me:hunter2%40nas/share:/data",
+        "nfs://me:hunter2@nas/data:/data",
+        "nfs://me:hunter2@nas/data",
+        "CIFS://me:hunter2@nas/share",
+        "//me:hunter2@nas/share:/data",
+        "src=cifs://me:hunter2@nas/share,dst=/data",
+        "cifs://nas/share?username=me,password=hunter2:/data",
+        "cifs://nas/share?username=me%hunter2:/data",
+        "nfs://nas/share?pass=hunter2",
+    ],
+)
+def test_a_password_is_nowhere(text: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        parse_mount(text)
+    assert "hunter2" not in f"{caught.value}{caught.value.message}{caught.value.hint}"
     assert "password" not in fstab_line(share("cifs://nas/share:/data"), WHO)
+
+
+@pytest.mark.parametrize("text", ["cifs://me:secret@nas/share:/data", "cifs://nas/share?password=secret:/data"])
+def test_where_a_password_belongs_is_said(text: str) -> None:
+    with pytest.raises(InvalidRequest, match=r"\*\*\*") as caught:
+        parse_mount(text)
+    assert "credentials=/etc/cifs-SHARE.cred" in caught.value.hint
 
 
 # Through the command line ---------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ import pytest
 
 from jupyter_dlenv.engines.docker.engine import DockerEngine
 from jupyter_dlenv.errors import EngineError
-from jupyter_dlenv.shell import channels
+from jupyter_dlenv.shell import channels, ways
 from jupyter_dlenv.shell.channels import (
     CHUNK,
     CLOSE,
@@ -283,6 +283,105 @@ async def test_the_end_of_the_container_ends_the_tunnel() -> None:
             await open_tunnel(into(made), "8002")
     finally:
         client.remove_container(made, force=True)
+
+
+@pytest.mark.parametrize("removed", [False, True])
+async def test_a_container_s_end_is_noticed_though_nobody_connects(
+    removed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ways, "_SETTLED_S", 1.0)
+    client = docker_images.engine()
+    body = {"Image": docker_images.base_image(), "Entrypoint": ["/usr/bin/python3", "-c", SERVICES]}
+    made = str(client.create_container_from_config({**body, "HostConfig": {"NetworkMode": "none"}})["Id"])
+    try:
+        client.start(made)
+        tunnel = await open_tunnel(into(made), "8002")
+        assert await tunnel.runs()
+        await asyncio.to_thread(client.kill, made)
+        if removed:
+            await asyncio.to_thread(client.remove_container, made, force=True)
+        await within(lambda: not tunnel.live)
+        assert not await tunnel.runs()
+        await tunnel.close()
+    finally:
+        if not removed:
+            client.remove_container(made, force=True)
+
+
+async def test_a_program_that_was_killed_is_started_again(container: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ways, "_SETTLED_S", 0.1)
+    tunnel = await open_tunnel(into(container), "8001")
+    try:
+        kill = "for p in /proc/[0-9]*; do grep -q dlenv $p/cmdline && kill -9 ${p#/proc/}; done"
+        client = docker_images.engine()
+        client.exec_start(client.exec_create(container, ["/bin/sh", "-c", kill])["Id"])
+        await none_left(container)
+        await asyncio.sleep(0.5)
+        assert tunnel.live
+        assert await ask(tunnel, b"x") == b"heard x"
+    finally:
+        await tunnel.close()
+
+
+async def test_the_end_of_plain_processes_is_asked_for() -> None:
+    ended: list[bool] = []
+
+    async def runs() -> bool:
+        return not ended
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        tunnel = await open_tunnel(lambda: on_host(None, runs), str(server.getsockname()[1]))
+        assert (await tunnel.runs(), await tunnel.check()) == (True, True)
+        ended.append(True)
+        assert tunnel.live  # nobody has asked
+        assert (await tunnel.check(), tunnel.live) == (False, False)
+        ended.clear()
+        assert not await tunnel.runs()
+        await tunnel.close()
+
+
+async def within(happens: Callable[[], bool]) -> None:
+    for _ in range(PATIENCE_S * 10):
+        if happens():
+            return
+        await asyncio.sleep(0.1)
+    pytest.fail("it did not happen")
+
+
+class _Broken:
+    """A program that has ended before its first word."""
+
+    def __init__(self) -> None:
+        self.ends = socket.socketpair()
+
+    def fileno(self) -> int:
+        return self.ends[0].fileno()
+
+    def early(self) -> list[tuple[int, bytes]]:
+        return []
+
+    def receive(self) -> list[tuple[int, bytes]] | None:
+        raise TimeoutError(110, "Connection timed out")
+
+    def send(self, data: bytes) -> int:
+        raise OSError(9, "Bad file descriptor")
+
+    def close(self) -> None:
+        for end in self.ends:
+            end.close()
+
+
+def _not_started(_code: bytes, _head: str) -> _Broken:
+    raise FileNotFoundError(2, "No such file or directory", "python")
+
+
+@pytest.mark.parametrize("start", [lambda _code, _head: _Broken(), _not_started], ids=["writing", "starting"])
+async def test_what_breaks_at_the_beginning_is_said_in_words(start: Callable[[bytes, str], Any]) -> None:
+    inside = _Remote(start, {})
+    with pytest.raises(EngineError, match="closed the connection"):
+        await inside.begin()
+    assert not inside.live
+    await inside.close()
 
 
 async def test_plain_processes_are_reached_directly() -> None:

@@ -5,6 +5,7 @@ What is open is known to this whole process, because kernels ask on their own so
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import secrets
 from collections.abc import Callable, Sequence
@@ -86,8 +87,7 @@ class Openings:
 
     async def _anew(self, principal: Principal, request: OpenRequest) -> Opening:
         await self._forget_ended()
-        if len(self._open) >= _MOST:
-            raise Conflict(_("{count} pages of kernels and jobs are open already.").format(count=len(self._open)))
+        await self._make_room()
         tunnel, target = await open_for(principal, request)
         token = secrets.token_urlsafe(18)
         opening = Opening(token, principal.owner, target, request.port or tunnel.tool_port, tunnel)
@@ -96,10 +96,27 @@ class Openings:
         return opening
 
     async def _forget_ended(self) -> None:
-        for opening in [opening for opening in self._open.values() if not opening.tunnel.live]:
-            del self._open[opening.token]
-            await opening.tunnel.close()
+        every = list(self._open.values())
+        running = await asyncio.gather(*(opening.tunnel.runs() for opening in every))
+        await self._forget([opening for opening, runs in zip(every, running, strict=True) if not runs])
+
+    async def _make_room(self) -> None:
+        """Close what has been idle for longest where too much is open."""
+        while len(self._open) >= _MOST:
+            known = [(opening.tunnel.idle_since, opening) for opening in self._open.values()]
+            idle = [(since, opening) for since, opening in known if since is not None]
+            if not idle:
+                raise Conflict(
+                    _("{count} pages of kernels and jobs are open already.").format(count=len(self._open)),
+                    hint=_("Close those that nobody needs in the browser."),
+                )
+            await self._forget([min(idle, key=lambda each: each[0])[1]])
+
+    async def _forget(self, openings: Sequence[Opening]) -> None:
+        gone = [opening for opening in openings if self._open.pop(opening.token, None)]
         self._asked = {key: token for key, token in self._asked.items() if token in self._open}
+        for opening in gone:
+            await opening.tunnel.close()
 
     def find(self, token: str, owner: str) -> Opening | None:
         """Return what is open under a token, None where nothing of this owner is."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
+from urllib.parse import parse_qsl
 
 from jupyter_core.utils import ensure_async
 from jupyter_server_proxy.handlers import LocalProxyHandler
@@ -16,7 +18,8 @@ from .open import OPENINGS, PATH
 AUTH_RESOURCE = "jupyter_dlenv:open"
 _HTTP = "80"
 _OURS = ("username-", "_xsrf", "jupyterhub-", "jupyter-")
-_CREDENTIALS = ("Authorization", "X-XSRFToken")
+_CREDENTIALS = ("Authorization", "X-XSRFToken", "Sec-WebSocket-Protocol")  # the last is written anew for the tool
+_TOKEN_PROTOCOL = "v1.token.websocket.jupyter.org"
 
 
 def without_credentials(cookie: str, own: str) -> str:
@@ -27,6 +30,19 @@ def without_credentials(cookie: str, own: str) -> str:
     """
     parts = [(part.partition("=")[0].strip(), part.strip()) for part in cookie.split(";")]
     return "; ".join(part for name, part in parts if part and name != own and not name.startswith(_OURS))
+
+
+def without_token(query: str, token: str) -> str:
+    """Return an address's query without the server's token, however it is escaped.
+
+    Args:
+        token: The server's own, empty where it has none.
+    """
+
+    def tells(part: str) -> bool:
+        return any(name == "token" and token in value for name, value in parse_qsl(part, keep_blank_values=True))
+
+    return "&".join(part for part in query.split("&") if not (token and tells(part)))
 
 
 class OpenHandler(LocalProxyHandler):  # type: ignore[misc]  # has no types
@@ -80,11 +96,18 @@ class OpenHandler(LocalProxyHandler):  # type: ignore[misc]  # has no types
         cookies = without_credentials(headers.pop("Cookie", ""), self.identity_provider.get_cookie_name(self))
         if cookies:
             headers["Cookie"] = cookies
+        if "Referer" in headers:  # of the page that was opened with the token
+            headers["Referer"] = headers["Referer"].partition("?")[0]
         return headers
+
+    def select_subprotocol(self, subprotocols: Sequence[str]) -> str | None:
+        """Choose among those that the tool may know; one of Jupyter's own carries the server's token."""
+        handed_on = [name for name in subprotocols if not name.startswith(_TOKEN_PROTOCOL)]
+        chosen: str | None = super().select_subprotocol(handed_on)
+        return chosen
 
     def get_client_uri(self, protocol: str, host: str, port: str, proxied_path: str) -> str:
         """Return the address inside, without the server's token."""
         address, _mark, query = str(super().get_client_uri(protocol, host, port, proxied_path)).partition("?")
-        token = getattr(self.identity_provider, "token", "")
-        kept = "&".join(part for part in query.split("&") if not (token and part == f"token={token}"))
+        kept = without_token(query, getattr(self.identity_provider, "token", ""))
         return address + f"?{kept}" * bool(kept)

@@ -103,10 +103,15 @@ async def open_for(principal: Principal, request: OpenRequest, *, port: int | No
 def inside(job: Job, tool: dict[str, Any] | None = None) -> Inside:
     """Return the way to where a job or kernel runs."""
     if job.engine != "docker":
-        return on_host(tool)
+        return on_host(tool, lambda: _runs(job))
     engine = load_engine("docker")
     assert isinstance(engine, DockerEngine)
     return in_container(engine, job.native_id, tool)
+
+
+async def _runs(job: Job) -> bool:
+    status = (await load_engine(job.engine).poll([job.id])).get(job.id)
+    return status is not None and not status.state.ended
 
 
 async def find_target(principal: Principal, word: str) -> Target | None:

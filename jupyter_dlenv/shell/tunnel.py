@@ -10,6 +10,7 @@ import contextlib
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Awaitable, Callable, Collection
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,7 @@ class Tunnel:
         self._uids = frozenset((0, os.geteuid(), *uids))
         self._connections: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
+        self._used = time.monotonic()
         self.path, self.port, self.tool_port = "", 0, 0
 
     async def _listen(self, port: int | None) -> None:
@@ -75,10 +77,19 @@ class Tunnel:
         """False once what it leads to is known to have ended."""
         return self._inside.live
 
+    @property
+    def idle_since(self) -> float | None:
+        """When its last connection ended, by a clock that only goes forward; None while one is open."""
+        return None if self._connections else self._used
+
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.ensure_future(self._serve(reader, writer))
         self._connections.add(task)
-        task.add_done_callback(self._connections.discard)
+        task.add_done_callback(self._forget)
+
+    def _forget(self, task: asyncio.Task[None]) -> None:
+        self._connections.discard(task)
+        self._used = time.monotonic()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -91,7 +102,7 @@ class Tunnel:
 
     def _may(self, peer_port: int) -> bool:
         """Anybody on this host can connect to a loopback port; only the owner's own programs are served."""
-        return peer_uid(Path("/proc/net/tcp").read_text(), peer_port, self.port) in self._uids
+        return peer_uid(Path("/proc/net/tcp").read_text(encoding="utf-8"), peer_port, self.port) in self._uids
 
     async def _close(self) -> None:
         if self._server is not None:
@@ -102,10 +113,15 @@ class Tunnel:
         if self.path:
             shutil.rmtree(Path(self.path).parent, ignore_errors=True)
 
+    async def runs(self) -> bool:
+        """Ask whether what it leads to still runs, from any event loop; starts nothing there."""
+        return bool(await _there(self._inside.check))
+
     async def check(self) -> bool:
-        """Ask whether what it leads to still runs, from any event loop."""
-        with contextlib.suppress(DLEnvError):
-            await _there(self._inside.begin)
+        """Make sure that it leads somewhere, from any event loop; what was killed there is started again."""
+        if await self.runs():
+            with contextlib.suppress(DLEnvError):
+                await _there(self._inside.begin)
         return self.live
 
     async def close(self) -> None:

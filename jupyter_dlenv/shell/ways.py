@@ -12,7 +12,7 @@ import json
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,7 +23,11 @@ from ..i18n import _
 from . import channels
 from .channels import CHUNK, Link
 
+Runs = Callable[[], Awaitable[bool]]
+"""Asks an engine whether what a way leads to still runs."""
+
 _STARTED_S = 150.0
+_SETTLED_S = 5.0
 _FIRST_WORDS = "import os\ns=b''\nwhile len(s)<{size}:s+=os.read(0,{size}-len(s))\nexec(compile(s,'dlenv','exec'))"
 
 
@@ -131,25 +135,50 @@ class Inside(Protocol):
     def live(self) -> bool:
         """False once it is known to have ended."""
 
+    async def check(self) -> bool:
+        """Ask whether it still runs, and start nothing there."""
+
     async def close(self) -> None:
         """End what was opened."""
 
 
-class _Remote:
+class _Ending:
+    """What runs until an engine says that it has ended, which is never taken back."""
+
+    def __init__(self, runs: Runs) -> None:
+        self._runs = runs
+        self.live = True
+
+    async def check(self) -> bool:
+        with contextlib.suppress(DLEnvError):  # nobody can tell
+            if not await self._runs():
+                self.live = False
+        return self.live
+
+
+async def _for_ever() -> bool:
+    return True
+
+
+class _Remote(_Ending):
     """What lies at the other end of a program's stream; the program is started when it is needed, and again.
 
     Args:
         start: Runs Python code with an argument, and returns the program.
         tool: What else the program is told: the tool that it starts and ends.
+        runs: Asks for where the program runs.
     """
 
-    def __init__(self, start: Callable[[bytes, str], _Program], tool: Mapping[str, Any]) -> None:
+    def __init__(
+        self, start: Callable[[bytes, str], _Program], tool: Mapping[str, Any], runs: Runs = _for_ever
+    ) -> None:
+        super().__init__(runs)
         self._start, self._tool = start, tool
         self._beginning = asyncio.Lock()
         self._link: Link | None = None
         self._reading: asyncio.Task[None] | None = None
+        self._settling: asyncio.Task[None] | None = None
         self._port = 0
-        self.live = True
 
     async def begin(self) -> int:
         await self._living()
@@ -163,6 +192,9 @@ class _Remote:
                 except DLEnvError:
                     self.live = False
                     raise
+                except OSError as error:  # of writing, to what has ended just now
+                    self.live = False
+                    raise EngineError(_("The container closed the connection.")) from error
             return self._link
 
     async def _begin(self) -> Link:
@@ -173,7 +205,7 @@ class _Remote:
         link.status = asyncio.get_running_loop().create_future()
         self._reading = asyncio.ensure_future(self._read(program, stream, link))
         try:
-            await stream.write(code)
+            await asyncio.wait_for(stream.write(code), _STARTED_S)
             status = await asyncio.wait_for(link.status, _STARTED_S)
         except asyncio.TimeoutError:
             status = {"error": ""}
@@ -191,13 +223,25 @@ class _Remote:
         try:
             while (data := await stream.read()) is not None:
                 link.feed(data)
-        except ConnectionError:
+        except OSError:
             pass  # what answers is not our program any more
         finally:
             if self._link is link:
                 self._link = None
+                self._stop_settling()
+                self._settling = asyncio.ensure_future(self._settle())
             link.close()
             await asyncio.shield(asyncio.to_thread(program.close))
+
+    async def _settle(self) -> None:
+        """After the program's end ask for its container: one that ends may still seem to run, one that restarts not."""
+        await asyncio.sleep(_SETTLED_S)
+        await self.check()
+
+    def _stop_settling(self) -> None:
+        if self._settling is not None:
+            self._settling.cancel()
+            self._settling = None
 
     async def relay(self, destination: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         link = await self._living()
@@ -212,12 +256,11 @@ class _Remote:
 
     async def close(self) -> None:
         await self._stop_reading()
+        self._stop_settling()
 
 
-class _Host:
+class _Host(_Ending):
     """This host's own loopback."""
-
-    live = True
 
     async def begin(self) -> int:
         return 0
@@ -258,12 +301,21 @@ def in_container(engine: DockerEngine, container: str, tool: Mapping[str, Any] |
         except (Conflict, NotFound) as error:
             raise EngineError(_("What was to be opened has ended: {error}").format(error=error.message)) from error
 
-    return _Remote(start, tool or {})
+    async def runs() -> bool:
+        return not (await engine.status(container)).state.ended
+
+    return _Remote(start, tool or {}, runs)
 
 
-def on_host(tool: Mapping[str, Any] | None = None) -> Inside:
-    """Return the way to what runs without a container, as :func:`in_container` does."""
-    return _Remote(lambda code, head: _Child(_argv(sys.executable, code, head)), tool) if tool else _Host()
+def on_host(tool: Mapping[str, Any] | None = None, runs: Runs = _for_ever) -> Inside:
+    """Return the way to what runs without a container, as :func:`in_container` does.
+
+    Args:
+        runs: Asks for the kernel or job that the way belongs to.
+    """
+    if not tool:
+        return _Host(runs)
+    return _Remote(lambda code, head: _Child(_argv(sys.executable, code, head)), tool, runs)
 
 
 def _argv(python: str, code: bytes, head: str) -> list[str]:

@@ -7,11 +7,12 @@ import contextlib
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from http.cookiejar import CookieJar
 from pathlib import Path
 from typing import Any
@@ -23,17 +24,20 @@ from jupyter_server_process import ServerProcess, denying_server
 from tornado.httpclient import HTTPClientError, HTTPRequest
 from tornado.websocket import websocket_connect
 
-from jupyter_dlenv.errors import InvalidRequest, NotFound, Unsupported
+from jupyter_dlenv.errors import Conflict, InvalidRequest, NotFound, Unsupported
 from jupyter_dlenv.jobs.principal import Principal
 from jupyter_dlenv.kernels.environments import Environment
 from jupyter_dlenv.notebook.open import link, open_body, open_parser
 from jupyter_dlenv.server.open import Openings
-from jupyter_dlenv.server.proxy import without_credentials
+from jupyter_dlenv.server.proxy import without_credentials, without_token
 from jupyter_dlenv.shell.channels import PORT, PYTHON
 from jupyter_dlenv.shell.opening import OpenRequest, open_request_from_json, tensorboard_argv
+from jupyter_dlenv.shell.tunnel import Tunnel, open_tunnel
+from jupyter_dlenv.shell.ways import on_host
 
 COMMAND = [sys.executable, "-m", "jupyter_dlenv", "open"]
 ID = "5ab4c0de-0000-4000-8000-0000000000aa"
+ME = Principal("alice")
 PATIENCE_S = 60
 TENSORBOARD = ("tensorboard==2.20.0", "setuptools<81")
 
@@ -54,7 +58,8 @@ class Page(RequestHandler):
 
 class Echo(WebSocketHandler):
     def on_message(self, message):
-        self.write_message(message[::-1], binary=isinstance(message, bytes))
+        answer = json.dumps(dict(self.request.headers)) if message == "headers" else message[::-1]
+        self.write_message(answer, binary=isinstance(message, bytes))
 
 async def serve():
     Application([("/echo", Echo), ("/(.*)", Page)]).listen(8765, "127.0.0.1")
@@ -139,6 +144,26 @@ class TestPage:
         for secret in [server.token, *(str(cookie.value) for cookie in jar)]:
             assert secret not in text
         assert server.token not in server.call("GET", page).body.decode()
+        asked = urllib.request.Request(
+            f"{server.url}{page}x?a=%26&token=%{ord(server.token[0]):x}{server.token[1:]}",
+            headers={"Referer": f"{server.url}{page}?token={server.token}"},
+        )
+        answer = json.loads(browser.open(asked, timeout=PATIENCE_S).read())
+        assert (answer["query"], answer["headers"]["Referer"]) == ("a=%26", f"{server.url}{page}")
+        assert server.token not in str(answer)
+
+    async def test_a_websocket_s_protocols_are_handed_on_without_jupyter_s(
+        self, server: ServerProcess, page: str
+    ) -> None:
+        address = f"{server.url.replace('http', 'ws', 1)}{page}echo"
+        ours = f"v1.token.websocket.jupyter.org.{server.token}"
+        for offered, handed_on in (([ours, "chat"], "chat"), ([ours], None), (["chat", "talk"], "chat,talk")):
+            request = HTTPRequest(address, headers={"Authorization": f"token {server.token}"})
+            channel = await websocket_connect(request, subprotocols=offered)
+            await channel.write_message("headers")
+            told = json.loads(str(await channel.read_message()))
+            channel.close()
+            assert (told.get("Sec-Websocket-Protocol"), server.token in str(told)) == (handed_on, False)
 
     async def test_websockets_go_both_ways(self, server: ServerProcess, page: str) -> None:
         address = f"{server.url.replace('http', 'ws', 1)}{page}echo"
@@ -294,6 +319,11 @@ def test_a_job_of_plain_processes_has_pages_too(server: ServerProcess) -> None:
         assert b"Directory listing" in server.call("GET", path).body
     finally:
         server.api("POST", f"/jobs/{ID}/cancel", {"force": True})
+    deadline = time.monotonic() + PATIENCE_S
+    while server.api("POST", "/open", {"target": job["id"], "port": int(port)}).status != 404:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    assert server.call("GET", path).status == 404
 
 
 @pytest.mark.server
@@ -367,6 +397,83 @@ def test_cookies_of_jupyter_stay_here() -> None:
     cookie = 'a=1; _xsrf=2|x; username-127-0-0-1-8888="2|1:0"; own=3; jupyterhub-session-id=4; b="c d"'
     assert without_credentials(cookie, "own") == 'a=1; b="c d"'
     assert without_credentials("", "own") == ""
+
+
+@pytest.mark.parametrize(
+    ("query", "kept"),
+    [
+        ("", ""),
+        ("a=1&token=s3&b=%20&c", "a=1&b=%20&c"),
+        ("tok%65n=%733", ""),
+        ("token=+s3%20&token=theirs", "token=theirs"),
+        ("other=s3", "other=s3"),
+    ],
+)
+def test_the_server_s_token_is_taken_out_however_it_is_written(query: str, kept: str) -> None:
+    assert without_token(query, "s3") == kept
+    assert without_token(query, "") == query
+
+
+@pytest.fixture
+async def openings(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Openings]:
+    """Pages of which at most three are open."""
+    monkeypatch.setattr("jupyter_dlenv.server.open._MOST", 3)
+    made = Openings()
+    made.serve("/", lambda: "http://127.0.0.1:8888/")
+    yield made
+    await made.close()
+
+
+def tokens(openings: Openings) -> list[str]:
+    return list(openings._open)
+
+
+async def test_what_is_idle_for_longest_makes_room(openings: Openings) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        ports = [server.getsockname()[1], 1, 2, 3, 4]
+        first = await openings.open(ME, OpenRequest(port=ports[0]))
+        used = openings.find(tokens(openings)[0], ME.owner)
+        assert used is not None
+        _reader, writer = await asyncio.open_unix_connection(used.tunnel.path)
+        accepted, _address = await asyncio.to_thread(server.accept)
+        with accepted:
+            opened = [await openings.open(ME, OpenRequest(port=port)) for port in ports[1:]]
+            assert [opening.port for opening in openings._open.values()] == [ports[0], 3, 4]
+            assert await openings.open(ME, OpenRequest(port=ports[0])) == first
+            assert await openings.open(ME, OpenRequest(port=1)) != opened[0]
+        writer.close()
+
+
+async def test_pages_in_use_make_no_room(openings: Openings, monkeypatch: pytest.MonkeyPatch) -> None:
+    for port in (1, 2, 3):
+        await openings.open(ME, OpenRequest(port=port))
+    monkeypatch.setattr(Tunnel, "idle_since", None)
+    with pytest.raises(Conflict, match="3 pages") as caught:
+        await openings.open(ME, OpenRequest(port=4))
+    assert "browser" in caught.value.hint
+    assert len(tokens(openings)) == 3
+
+
+async def test_what_has_ended_is_not_found_again(openings: Openings, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended: set[int] = set()
+
+    async def open_one(_principal: Principal, request: OpenRequest) -> tuple[Tunnel, str]:
+        async def runs() -> bool:
+            return request.port not in ended
+
+        if not await runs():
+            raise NotFound("ended")
+        return await open_tunnel(lambda: on_host(None, runs), str(request.port)), ID
+
+    monkeypatch.setattr("jupyter_dlenv.server.open.open_for", open_one)
+    for port in (1, 2, 3):
+        await openings.open(ME, OpenRequest(port=port))
+    before = tokens(openings)
+    ended.update((1, 3))
+    with pytest.raises(NotFound):
+        await openings.open(ME, OpenRequest(port=1))
+    assert tokens(openings) == before[1:2]
+    assert (await openings.open(ME, OpenRequest(port=2)))["path"] == f"/dlenv/open/{before[1]}/"
 
 
 async def test_without_a_server_there_is_no_page() -> None:
