@@ -136,8 +136,8 @@ OPTIONS: Tuple[Option, ...] = (
     Option("--nodes", "nodes", "N", _whole, lambda: _("nodes: containers of one job, on a network of their own")),
     Option("--node-rank", "node_rank", "R", _count, lambda: _("which node this host is; with --nodes and --master")),
     Option("--master", "master", "HOST:PORT", str, lambda: _("where node 0 is, when each host starts its own node")),
-    Option("--servers", "servers", "N", _count, lambda: _("parameter servers of the whole job")),
-    Option("--workers", "workers", "N", _count, lambda: _("trainers of the whole job beside parameter servers")),
+    Option("--servers", "servers", "N", _whole, lambda: _("parameter servers of the whole job")),
+    Option("--workers", "workers", "N", _whole, lambda: _("trainers of the whole job beside parameter servers")),
     Option("--image", "image", "REF", str, lambda: _("image to run in; the kernel's own unless told")),
     Option(
         "--launcher",
@@ -167,6 +167,7 @@ OPTIONS: Tuple[Option, ...] = (
 )
 _BY_FLAG: Dict[str, Option] = {option.flag: option for option in OPTIONS}
 _REPEATED = ("mounts", "plot")
+_LONGEST_PATH, _LONGEST_PART = 4095, 255  # bytes, as Linux has it
 
 
 def usage(program: str) -> str:
@@ -182,13 +183,25 @@ def nearest(word: str, known: Sequence[str]) -> str:
     return next(iter(difflib.get_close_matches(word, known, n=1, cutoff=0.5)), "")
 
 
-def _unknown(flag: str) -> UnknownOption:
+def _unknown(flag: str, as_argument: str) -> UnknownOption:
+    """Return the error for an option that does not exist.
+
+    Args:
+        as_argument: The line in which it is an argument of the script, empty before a script is named.
+    """
     close = nearest(flag, list(_BY_FLAG))
-    hint = _("Did you mean {flag}?").format(flag=close) if close else _("See --help for the options.")
+    hints = [
+        _("Did you mean {flag}?").format(flag=close) if close else "",
+        _("Arguments of the script come after '--': {line}").format(line=as_argument) if as_argument else "",
+    ]
+    hint = " ".join(filter(None, hints)) or _("See --help for the options.")
     return UnknownOption(_("There is no option {flag}.").format(flag=flag), hint=hint)
 
 
 def _value(option: Option, text: str) -> Any:
+    if option.read and not text:
+        message = _("{flag} has an empty value.")
+        raise InvalidRequest(message.format(flag=option.flag), hint=_("Is a variable of your shell empty, or not set?"))
     try:
         return option.read(text) if option.read else True
     except ValueError:
@@ -197,6 +210,10 @@ def _value(option: Option, text: str) -> Any:
 
 
 def _environment(texts: Sequence[str], environ: Mapping[str, str]) -> Tuple[Dict[str, str], Dict[str, str]]:
+    for text in texts:
+        if "\0" in text or text.startswith("="):
+            message = _("-e takes {metavar}, not {text!r}.")
+            raise InvalidRequest(message.format(metavar=_BY_FLAG["-e"].metavar, text=text.partition("=")[0] + "=…"))
     given = dict(text.partition("=")[::2] for text in texts if "=" in text)
     asked = [text for text in texts if "=" not in text]
     missing = [key for key in asked if key not in environ]
@@ -230,11 +247,13 @@ def parse_run(argv: Sequence[str], *, environ: Optional[Mapping[str, str]] = Non
         if word in ("-h", "--help"):
             return RunOptions(RunRequest(), help=True)
         if not word.startswith("-") or word == "-":
-            _take_script(values, word)
+            _take_target(values, "script", word)
             continue
-        option, text = _take_option(word, queue)
+        option, text = _take_option(word, queue, values)
         value = _value(option, text)
-        if option.target == "env":
+        if option.target == "module":
+            _take_target(values, "module", value)
+        elif option.target == "env":
             texts.append(value)
         elif option.target in _REPEATED:
             values[option.target] = (*values.get(option.target, ()), value)
@@ -246,12 +265,18 @@ def parse_run(argv: Sequence[str], *, environ: Optional[Mapping[str, str]] = Non
     return RunOptions(request, detach=shown["detach"], plain=shown["plain"])
 
 
-def _take_option(word: str, queue: Deque[str]) -> Tuple[Option, str]:
-    """Return the option that a word names, and its value: inline, or the word behind it."""
+def _take_option(word: str, queue: Deque[str], values: Mapping[str, Any]) -> Tuple[Option, str]:
+    """Return the option that a word names, and its value: inline, or the word behind it.
+
+    Args:
+        values: What was read before it.
+    """
     flag, equals, inline = word.partition("=") if word.startswith("--") else (word, "", "")
     option = _BY_FLAG.get(flag)
     if option is None:
-        raise _unknown(flag)
+        target = [values["script"]] if "script" in values else ["-m", values["module"]] if "module" in values else []
+        behind = [queue[0]] if queue and not queue[0].startswith("-") else []
+        raise _unknown(flag, " ".join([*target, "--", word, *behind]) if target else "")
     if option.read is None and equals:
         raise InvalidRequest(_("{flag} takes no value.").format(flag=flag))
     if option.read is None or equals:
@@ -263,13 +288,16 @@ def _take_option(word: str, queue: Deque[str]) -> Tuple[Option, str]:
     return option, queue.popleft()
 
 
-def _take_script(values: Dict[str, Any], word: str) -> None:
+def _take_target(values: Dict[str, Any], kind: str, word: str) -> None:
+    """Note what to run, a script or a module; there is one."""
+    if not word:
+        raise InvalidRequest(_("The script's name is empty."), hint=_("Is a variable of your shell empty, or not set?"))
     if "script" in values or "module" in values:
         raise InvalidRequest(
             _("{word!r} is one word too many.").format(word=word),
             hint=_("Arguments of the script come after '--': %dlrun train.py --nproc 2 -- --lr 0.1"),
         )
-    values["script"] = word
+    values[kind] = word
 
 
 def request_from_json(data: Any) -> RunRequest:
@@ -282,14 +310,20 @@ def request_from_json(data: Any) -> RunRequest:
         raise InvalidRequest(_("A run request is a JSON object."))
     for key, value in data.items():
         _check_type(key, value)
+        if key in ("env", "secrets") and any(not name or "=" in name for name in value):
+            raise InvalidRequest(_("Field {key!r} of a run request has a variable without a name.").format(key=key))
     lists = {key: tuple(data[key]) for key in ("args", *_REPEATED) if key in data}
-    return from_json(RunRequest, {**data, **lists})
+    request = from_json(RunRequest, {**data, **lists})
+    module = request.module.replace(".", "/") + "/__main__.py"
+    for key, path in (("cwd", ""), ("script", request.script), ("module", module), ("python", request.python)):
+        _check_path(key, os.path.join(request.cwd, path))
+    return request
 
 
 def _check_type(key: str, value: Any) -> None:
-    texts = isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value)
-    table = isinstance(value, dict) and all(isinstance(item, str) for pair in value.items() for item in pair)
-    number = isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0
+    texts = isinstance(value, (list, tuple)) and all(map(_is_text, value))
+    table = isinstance(value, dict) and all(_is_text(item) for pair in value.items() for item in pair)
+    number = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < 1e9
     count = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 100_000
     good = {
         "args": texts,
@@ -297,7 +331,7 @@ def _check_type(key: str, value: Any) -> None:
         "plot": texts,
         "env": table,
         "secrets": table,
-        "nproc": value is None or (number and isinstance(value, int)),
+        "nproc": value is None or (number and count),
         "cpus": value is None or number,
         "timeout": value is None or number,
         "nodes": number and count,
@@ -308,7 +342,33 @@ def _check_type(key: str, value: Any) -> None:
         "dry_run": isinstance(value, bool),
         "shared": isinstance(value, bool),
         "rdma": isinstance(value, bool),
-    }.get(key, isinstance(value, str))
+    }.get(key, _is_text(value))
     if not good:
         message = _("Field {key!r} of a run request cannot be {value!r}.")
+        if key in ("env", "secrets"):  # what is in these is not shown
+            message = _("Field {key!r} of a run request is an object of texts.")
+        elif key in ("args", "mounts"):
+            message = _("Field {key!r} of a run request is a list of texts.")
         raise InvalidRequest(message.format(key=key, value=str(value)[:80]))
+
+
+def _is_text(value: Any) -> bool:
+    """Return whether a value is a text that a process can be given, as an argument or in a variable."""
+    if not isinstance(value, str) or "\0" in value:
+        return False
+    try:
+        value.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _check_path(key: str, path: str) -> None:
+    """Refuse a path that no system takes.
+
+    Raises:
+        InvalidRequest: It is too long.
+    """
+    parts = path.encode("utf-8", "surrogateescape").split(b"/")
+    if sum(map(len, parts)) + len(parts) > _LONGEST_PATH or max(map(len, parts)) > _LONGEST_PART:
+        raise InvalidRequest(_("Field {key!r} of a run request makes a path that is too long.").format(key=key))

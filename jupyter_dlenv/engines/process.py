@@ -165,12 +165,11 @@ class ProcessEngine(Engine):
 
 
 def _command_line(spec: JobSpec) -> str:
-    """Return the command for a person to read, with the variables that its launcher sets."""
-    env = spec.of_replica(0).env if spec.parts else {}
-    words = [
-        f"{key}={value}" for key, value in env.items() if spec.env.get(key) != value and not key.startswith("DLENV_")
-    ]
-    return shlex.join([*(["env", *words] if words else []), *spec.argv])
+    """Return the command for a person to read, with the variables that are not this process's own."""
+    one, own = spec.of_replica(0), inherited_environment(dict(os.environ))
+    told = {key for key in one.env if key.startswith("DLENV_") and key not in spec.env}
+    words = [f"{key}={value}" for key, value in one.env.items() if own.get(key) != value and key not in told]
+    return shlex.join([*(["env", *words] if words else []), *one.argv])
 
 
 def _refuse_unsupported(spec: JobSpec) -> None:
@@ -199,7 +198,7 @@ def _refuse_unsupported(spec: JobSpec) -> None:
 
 def _read(path: Path) -> _Record | None:
     try:
-        return _Record(**json.loads(path.read_text()))
+        return _Record(**json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         return None
 
@@ -207,7 +206,7 @@ def _read(path: Path) -> _Record | None:
 def start_ticks(pid: int) -> int | None:
     """Return when a process started, in clock ticks since boot; None for a zombie or nobody."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return None
     return None if fields[0] == "Z" else int(fields[19])

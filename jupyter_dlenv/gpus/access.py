@@ -94,7 +94,7 @@ def daemon_path(address: str, host_root: Path = Path("/")) -> str:
     for pid in (_listener(_socket_path(address)), *_noted_pids(host_root)):
         process = host_root / "proc" / str(pid)
         try:
-            if (process / "comm").read_text().strip() != "dockerd":
+            if (process / "comm").read_text(encoding="utf-8", errors="replace").strip() != "dockerd":
                 continue  # systemd, which listens for a daemon that it starts when it is needed
             entries = (process / "environ").read_bytes().split(b"\0")
         except OSError:
@@ -117,7 +117,7 @@ def _listener(path: str) -> int:
 def _noted_pids(host_root: Path) -> Iterator[int]:
     for name in _PID_FILES:
         try:
-            yield int((host_root / name).read_text())
+            yield int((host_root / name).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             continue
 
@@ -136,7 +136,7 @@ def _spec_files(folder: Path) -> list[Path]:
 def spec_devices(path: Path) -> list[str]:
     """Return the qualified names of the NVIDIA GPUs in a CDI specification; a file that is none offers none."""
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
         spec = json.loads(text) if path.suffix == ".json" else yaml.load(text, _YamlLoader)
     except (OSError, ValueError, yaml.YAMLError):
         return []

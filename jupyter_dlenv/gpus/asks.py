@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..resources import GpuAccess, GpuGrant, GpuRequest
@@ -63,6 +63,19 @@ def on_host(uuids: Sequence[str], *, shared: bool) -> GpuGrant:
     names = ",".join(uuids)
     env = {"CUDA_VISIBLE_DEVICES": names, "NVIDIA_VISIBLE_DEVICES": names}
     return GpuGrant(tuple(uuids), GpuAccess.HOST, env=env, shared=shared)
+
+
+def stand_ins(ask: Ask, count: int, access: GpuAccess) -> GpuGrant:
+    """Return what a request would be granted, with names that no GPU has: for one that has to wait, to be looked at."""
+    names = tuple(f"GPU-granted-later-{number}" for number in range(1, count + 1))
+    if access is GpuAccess.HOST:
+        return on_host(names, shared=ask.request.shared)
+    known = {GpuAccess.TOOLKIT: names, GpuAccess.CDI: tuple(f"nvidia.com/gpu={name}" for name in names)}.get(access, ())
+    whole = GpuGrant(names, access, known, shared=ask.request.shared)
+    each = count // ask.replicas
+    parts = (slice(at * each, (at + 1) * each) for at in range(ask.replicas))
+    shares = tuple(replace(whole, uuids=names[part], devices=known[part]) for part in parts)
+    return replace(whole, shares=shares if ask.replicas > 1 else ())
 
 
 def ask_of(data: Mapping[str, Any]) -> Ask | None:

@@ -26,7 +26,7 @@ def containers_of(pid: int, proc: str = PROC) -> tuple[str, ...]:
     Engines name control groups ``/docker/ID`` or ``…/docker-ID.scope``, at any depth; the id is what they share.
     """
     try:
-        lines = Path(proc, str(pid), "cgroup").read_text(errors="replace").splitlines()
+        lines = Path(proc, str(pid), "cgroup").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return ()
     paths = [line.split(":", 2)[-1] for line in lines]
@@ -75,7 +75,7 @@ def _leader(pid: int, leaders: Mapping[int, str], proc: str) -> str:
 
 def _stat(pid: int, proc: str) -> _Stat | None:
     try:
-        text = Path(proc, str(pid), "stat").read_text(errors="replace")
+        text = Path(proc, str(pid), "stat").read_text(encoding="utf-8", errors="replace")
         state, parent, _group, session = text.rpartition(")")[2].split()[:4]  # a program's name may hold ")"
         return _Stat(state, int(parent), int(session))
     except (OSError, ValueError):

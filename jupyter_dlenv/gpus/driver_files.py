@@ -102,7 +102,7 @@ def _capabilities(host_root: Path) -> Iterator[tuple[str, int]]:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(errors="replace")
+        return path.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""
 

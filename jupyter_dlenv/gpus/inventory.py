@@ -357,7 +357,7 @@ def _numa_node(card: _Card, bus_id: str, sysfs: Path) -> int | None:
     NVML's own ``nvmlDeviceGetNumaNodeId`` means something else: the node that a GPU's memory is, where it is one.
     """
     try:
-        node = int((sysfs / "bus" / "pci" / "devices" / same_bus(bus_id) / "numa_node").read_text("ascii"))
+        node = int((sysfs / "bus" / "pci" / "devices" / same_bus(bus_id) / "numa_node").read_text(encoding="ascii"))
         return node if node >= 0 else None
     except (OSError, ValueError):
         mask = card.ask(pynvml.nvmlDeviceGetMemoryAffinity, 1, pynvml.NVML_AFFINITY_SCOPE_NODE)

@@ -24,7 +24,7 @@ from ..resources import GpuAccess, GpuGrant
 from ..settings import DLEnv
 from ..spec import Job, JobState
 from .access import AccessFacts, choose_access, gather, grant
-from .asks import Ask, Overview, on_host, waiting_in
+from .asks import Ask, Overview, on_host, stand_ins, waiting_in
 from .choice import may_keep, require_possible
 from .containers import owners
 from .holders import holders_by_uuid, lease_data
@@ -121,14 +121,14 @@ class Leases:
             raise NoGpu(got.place.reason, hint="jupyter dlenv gpus")
         return got
 
-    async def preview(self, ask: Ask) -> GpuGrant:
-        """Return what the request would get if nobody else asked, and note nothing.
+    async def preview(self, ask: Ask) -> tuple[GpuGrant, str]:
+        """Return what the request would get if nobody else asked, and note nothing; for one that waits also why.
 
         Raises:
-            NoGpu: It would have to wait, or this host can never meet it.
+            NoGpu: This host can never meet it.
         """
         if not ask.request.wanted:
-            return GpuGrant()
+            return GpuGrant(), ""
         return await asyncio.to_thread(self._preview, ask)
 
     async def renew(self, ask: Ask, uuids: Sequence[str]) -> Lease:
@@ -240,7 +240,7 @@ class Leases:
         data = lease_data(ask, gpus, pid=os.getpid(), now=time.time())
         return Lease(gpus, self.ledger.put(LEASES, ask.id, data), ask.request)
 
-    def _preview(self, ask: Ask) -> GpuGrant:
+    def _preview(self, ask: Ask) -> tuple[GpuGrant, str]:
         self._require_possible(ask)
         way = self._way(ask)
         inventory, found = self._view()
@@ -248,8 +248,8 @@ class Leases:
         chosen = schedule(queue, found, inventory.links, time.time()).grants.get(ask.id)
         if not chosen:
             reason = places(queue, found, inventory.links, time.time())[ask.id].reason
-            raise NoGpu(reason, hint="jupyter dlenv gpus")
-        return _granted(ask, chosen, found, way)
+            return stand_ins(ask, len(found) if ask.request.every else ask.request.count, way[0]), reason
+        return _granted(ask, chosen, found, way), ""
 
     def _renew(self, ask: Ask, uuids: tuple[str, ...]) -> Lease:
         # Never refused, whatever has changed meanwhile: what runs has its GPUs all the same.

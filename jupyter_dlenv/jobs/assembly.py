@@ -26,7 +26,7 @@ from ..launchers import Launch, Program
 from ..options import RunRequest
 from ..paths import data_dir, jobs_dir
 from ..placement import Placement, place
-from ..resources import GpuGrant, GpuRequest, Mount
+from ..resources import GpuAccess, GpuGrant, GpuRequest, Mount
 from ..settings import DLEnv
 from ..spec import End, JobSpec, Part, Role
 from ..workspace import find_root
@@ -296,8 +296,15 @@ def _launches(
         tools=where.tools,
     )
     launch = _launcher(request, where, nproc * nodes.nnodes)
-    launches = (_on_node(launch, name, program, nodes, index, target) for index in range(nodes.replicas))
+    own = (replace(program, devices=_devices(gpus.of_replica(index))) for index in range(nodes.replicas))
+    launches = (_on_node(launch, name, each, nodes, index, target) for index, each in enumerate(own))
     return name, target, tuple(launches)
+
+
+def _devices(gpus: GpuGrant) -> tuple[str, ...]:
+    """Return what CUDA calls leased GPUs, none where it shows no others and numbers these; MIG devices have names."""
+    named = gpus.access is GpuAccess.HOST or any(uuid.startswith("MIG-") for uuid in gpus.uuids)
+    return gpus.uuids if named else ()
 
 
 def _launcher(request: RunRequest, where: _Place, world: int) -> Callable[[str, Program], Launch]:

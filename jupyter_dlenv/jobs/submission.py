@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, fields
@@ -15,14 +14,13 @@ from ..engines.folder import RunFolder
 from ..engines.shim.nodes import PROCESS_LOGS
 from ..i18n import _
 from ..options import RunRequest
-from ..resources import format_size
 from ..spec import Identity, RankLogs
 from .assembly import Assembled
 from .choices import gpu_request
-from .code import commit_of, copy_code
+from .code import commit_of, copy_code, link_around
 from .principal import Principal
 from .records import JobFolder, JobRecord
-from .target import CODE, code_folder, command_text, runs_python, script_path
+from .target import CODE, code_folder, command_text, place_of, runs_python, script_path, seen_in_container
 
 _NOT_KEPT = frozenset(("request_id", "script", "module", "cell", "args", "cwd", "env", "secrets", "python", "dry_run"))
 _NO_LOGS = RankLogs("", -2)
@@ -81,35 +79,6 @@ def options_of(request: RunRequest) -> dict[str, Any]:
     return {**chosen, **({"env": sorted(request.env)} if request.env else {})}
 
 
-def remarks(assembled: Assembled) -> list[str]:
-    """Return what a dry run says beside the command, as comments of a shell: the totals, and processes side by side."""
-    spec = assembled.spec
-    lines = []
-    if spec.nnodes * spec.nproc_per_node > 1 or spec.gpus.uuids:
-        lines.append(f"# {totals(assembled)}")
-    for index, launch in enumerate(assembled.launches):
-        for process in launch.processes:
-            words = [f"{key}={shlex.quote(value)}" for key, value in process.env.items()]
-            what = " ".join(filter(None, [f"node {spec.node_rank + index}", process.name]))
-            lines.append(f"# {what}: " + " ".join([*words, shlex.join(process.argv)]))
-    return lines
-
-
-def totals(assembled: Assembled) -> str:
-    """Return what all nodes of a job have together."""
-    spec = assembled.spec
-    counts = _("{nodes} nodes x {nproc} processes = {total} processes").format(
-        nodes=spec.nnodes, nproc=spec.nproc_per_node, total=spec.nnodes * spec.nproc_per_node
-    )
-    memory = (spec.resources.memory_bytes or 0) * spec.nnodes
-    more = [
-        _("{count} GPUs").format(count=len(spec.gpus.uuids) * spec.nnodes // spec.replicas) if spec.gpus.uuids else "",
-        _("{count:g} CPUs").format(count=spec.resources.cpus * spec.nnodes) if spec.resources.cpus else "",
-        _("memory {size}").format(size=format_size(memory)) if memory else "",
-    ]
-    return ", ".join(filter(None, [counts, *more]))
-
-
 def keep_code(assembled: Assembled, folder: JobFolder) -> None:
     """Copy the code of a job that starts later, or more than once, than it is submitted; said in the job's card."""
     request = assembled.request
@@ -119,7 +88,8 @@ def keep_code(assembled: Assembled, folder: JobFolder) -> None:
     always = script_path(request, assembled.cwd) if request.script and not request.cell else None
     source = code_folder(request, assembled.cwd)
     try:
-        copied = str(copy_code(source, folder.code, always=always, reader=reader))
+        seen = seen_in_container(source, assembled.user_mounts, _("The folder"))
+        copied = str(copy_code(source, folder.code, always=always, reader=reader, seen=seen))
     except OSError as error:
         shutil.rmtree(folder.code, ignore_errors=True)
         copied = _("Runs the code that it finds when it starts, because it could not be copied: {error}.").format(
@@ -139,7 +109,7 @@ def prepare_folder(assembled: Assembled, folder: JobFolder) -> None:
     for name, end in assembled.target.links.items():
         os.symlink(end, run.path / name)
     if folder.code.is_dir():
-        _copy_code(folder.code, run.path / CODE, give)
+        _copy_code(assembled, folder.code, run.path / CODE, give)
     for index, launch in enumerate(assembled.launches):
         node = run.node(index)
         _write_files(node.path, launch.files, give)
@@ -171,8 +141,11 @@ def _write_files(folder: Path, files: Mapping[str, str], give: Identity | None) 
         write_text(folder / name, text, mode=0o644, owner=(give.uid, give.gid) if give else None)
 
 
-def _copy_code(code: Path, into: Path, give: Identity | None) -> None:
-    shutil.copytree(code, into, symlinks=True)
+def _copy_code(assembled: Assembled, code: Path, into: Path, give: Identity | None) -> None:
+    source, mounts = code_folder(assembled.request, assembled.cwd), assembled.user_mounts
+    names = place_of(source, mounts)
+    shutil.copytree(code, into.joinpath(*names), symlinks=True)
+    link_around(source, names, into, seen_in_container(source, mounts, _("The folder")), give)
     if give is not None:
         for path in (into, *into.rglob("*")):
             os.lchown(path, give.uid, give.gid)

@@ -11,9 +11,10 @@ def command(program: Program) -> Launch:
     """Return the command line of accelerate's launcher, which is torchrun inside where there are several processes.
 
     It does not hand all of torchrun's options on, but torchrun reads variables for the others. ``--cpu`` is for one
-    process: beside more it starts one all the same, or wants mpirun.
+    process: beside more it starts one all the same, or wants mpirun. GPUs that its configuration file names may be
+    another's.
     """
-    argv = (program.python, "-m", "accelerate.commands.launch", *_machines(program))
+    argv = (program.python, "-m", "accelerate.commands.launch", *_machines(program), "--gpu_ids", "all")
     if world(program) == 1:
         return Launch((*argv, *([] if program.gpus else ["--cpu"]), *program.argv), common(program))
     env = {**common(program), **without_gpus(program), "PET_REDIRECTS": "3"}

@@ -41,7 +41,7 @@ ROWS = (
     Row("mpi", (r"mpi4py\b",)),
     Row("paddle-ps", (r"paddle\b", r"(.*\.)?(fleet|role|role_maker)\.(init_server|run_server|init_worker|is_server)$")),
     Row("paddle-ps", (r"paddle\b", r"(.*\.)?PaddleCloudRoleMaker\(\)$")),
-    Row("paddle", (r"paddle\.(distributed|DataParallel|fleet)\b",)),
+    Row("paddle", (r"paddle\.(distributed|DataParallel|fleet|fluid\.incubate\.fleet\.collective)\b",)),
     Row("tensorflow-ps", (r"(.*\.)?ParameterServerStrategy(V[12])?$",)),
     Row("tensorflow", (r"(.*\.)?(MultiWorkerMirrored|CollectiveAllReduce)Strategy$",)),
     Row("tensorflow", (r"(tensorflow|keras)\b", r"\$TF_CONFIG$")),
@@ -61,6 +61,8 @@ ROWS = (
 
 OTHERWISE = "python"
 
+_CATCHES_IMPORTS = frozenset(("ImportError", "ModuleNotFoundError", "Exception", "BaseException"))
+_EXITS = frozenset(("exit", "quit", "sys.exit", "os._exit"))
 _READERS = frozenset(("get", "getenv", "pop", "setdefault"))
 _DOTTED = re.compile(r"[A-Za-z_][\w.]*")
 _IMPORTED = re.compile(
@@ -78,9 +80,14 @@ def fitting(script_text: str, several: bool) -> str:
     Args:
         several: Whether there are several processes.
     """
-    names = names_in(script_text)
-    found = (row.launcher for row in ROWS if (several or not row.several) and row.fits(names))
-    return next(found, OTHERWISE)
+    found = _first_row(names_in(script_text, optional=False), several)
+    if found is None and several:
+        found = _first_row(names_in(script_text), several)
+    return found.launcher if found else OTHERWISE
+
+
+def _first_row(names: frozenset[str], several: bool) -> Row | None:
+    return next((row for row in ROWS if (several or not row.several) and row.fits(names)), None)
 
 
 def _among(pattern: str, names: frozenset[str]) -> bool:
@@ -88,16 +95,45 @@ def _among(pattern: str, names: frozenset[str]) -> bool:
     return any(map(match, names))
 
 
-def names_in(script_text: str) -> frozenset[str]:
-    """Return the names in a script; where it is no Python (magics, another Python's syntax), what looks like them."""
+def names_in(script_text: str, *, optional: bool = True) -> frozenset[str]:
+    """Return the names in a script; where it is no Python (magics, another Python's syntax), what looks like them.
+
+    Args:
+        optional: Whether imports count that the script can do without.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about the user's string escapes
             tree = ast.parse(script_text)
             nodes = list(ast.walk(tree))
-            return frozenset(_Names(nodes).found())
+            left_out = set() if optional else {id(node) for node in _optional_imports(nodes)}
+            return frozenset(_Names([node for node in nodes if id(node) not in left_out]).found())
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return frozenset(_names_of_text(script_text))
+
+
+def _optional_imports(nodes: list[ast.AST]) -> Iterator[ast.AST]:
+    """Yield the imports that a script can do without: under ``try`` with a way on, and for type checkers."""
+    for node in nodes:
+        blocks: list[ast.AST] = []
+        if isinstance(node, ast.Try) and any(map(_goes_on, node.handlers)):
+            blocks = [*node.body, *node.handlers, *node.orelse]
+        elif isinstance(node, ast.If) and ast.unparse(node.test).rpartition(".")[2] == "TYPE_CHECKING":
+            blocks = [*node.body]
+        for block in blocks:
+            yield from (each for each in ast.walk(block) if isinstance(each, (ast.Import, ast.ImportFrom)))
+
+
+def _goes_on(handler: ast.ExceptHandler) -> bool:
+    """Return whether an import may fail here and the script goes on; one that says so and ends needs the import."""
+    kinds = handler.type.elts if isinstance(handler.type, ast.Tuple) else [handler.type] if handler.type else []
+    caught = not handler.type or any(ast.unparse(kind).rpartition(".")[2] in _CATCHES_IMPORTS for kind in kinds)
+    return caught and not any(_ends(statement) for statement in handler.body)
+
+
+def _ends(statement: ast.stmt) -> bool:
+    call = statement.value if isinstance(statement, ast.Expr) else None
+    return isinstance(statement, ast.Raise) or (isinstance(call, ast.Call) and ast.unparse(call.func) in _EXITS)
 
 
 class _Names:
@@ -145,7 +181,8 @@ class _Names:
     def _of_call(self, node: ast.Call) -> Iterator[str]:
         """Yield a call that may decide, and the variable that it reads."""
         name = self._dotted(node.func)
-        if not any(each.arg == "is_collective" and ast.unparse(each.value) == "True" for each in node.keywords):
+        given = [*node.args[:1], *(each.value for each in node.keywords if each.arg == "is_collective")]
+        if not any(isinstance(each, ast.Constant) and each.value is True for each in given):
             yield f"{name}()"
         if node.args and "env" in name and name.rpartition(".")[2] in _READERS:
             yield from _variable(node.args[0])
@@ -166,7 +203,7 @@ def _names_of_text(text: str) -> Iterator[str]:
     for word in {match.group() for match in _DOTTED.finditer(text)}:
         yield _resolved(word, full)
     for name, words in _CALLED.findall(text):
-        if not re.search(r"\bis_collective\s*=\s*True\b", words):
+        if not re.search(r"(^|\bis_collective\s*=)\s*True\b", words):
             yield _resolved(name, full) + "()"
     yield from (f"${name}" for name in _READ.findall(text))
     yield from (repr(word) for word in _WORD.findall(text))

@@ -124,7 +124,9 @@ def processes(
     def gpus(task: Task) -> dict[str, str]:
         if not program.gpus:
             return {}
-        own = gpus_of(program, workers.index(task), len(workers)) if task in workers else ("-1",)
+        if task not in workers:
+            return {"CUDA_VISIBLE_DEVICES": "-1"}
+        own = [devices(program)[int(number)] for number in gpus_of(program, workers.index(task), len(workers))]
         return {"CUDA_VISIBLE_DEVICES": ",".join(own)}
 
     argv = (program.python, *program.argv)
@@ -132,7 +134,12 @@ def processes(
 
 
 def gpus_of(program: Program, position: int, count: int) -> tuple[str, ...]:
-    """Return which GPUs of the node one of several processes gets; where they are too few, processes share them."""
+    """Return which of the GPUs that it sees one of several processes gets; where they are too few, they share them."""
     begin = position * program.gpus // count
     end = max(begin + 1, (position + 1) * program.gpus // count)
     return tuple(map(str, range(begin, end))) if program.gpus else ()
+
+
+def devices(program: Program) -> tuple[str, ...]:
+    """Return what CUDA calls the GPUs of the node, for a variable that says which of all it may see."""
+    return program.devices or tuple(map(str, range(program.gpus)))

@@ -27,6 +27,7 @@ class Program:
         port: First of 64 ports that are free on every node.
         servers, workers: Parameter servers and trainers of the whole job, 0 where nothing was asked for.
         gpus: GPUs of each node.
+        devices: What CUDA calls those of this node; empty where it numbers them from 0 on.
         tools: Folder of our own programs as the launched process sees it.
     """
 
@@ -42,6 +43,7 @@ class Program:
     servers: int = 0
     workers: int = 0
     gpus: int = 0
+    devices: tuple[str, ...] = ()
     tools: str = ""
 
 

@@ -247,7 +247,8 @@ async def bare_book(bare: str, notebook_dir: Path, write: Write) -> Any:
 async def test_a_dry_run_starts_nothing(bare_book: Notebook) -> None:
     before = {path.name for path in jobs_dir().iterdir()} if jobs_dir().exists() else set()
     result = await bare_book.run("%dlrun --dry-run a.py -e SECRET=x")
-    assert result.text.startswith("docker run --rm --init --user ")
+    assert result.text.startswith("mkdir -p ")
+    assert "\ndocker run --rm --init --user " in result.text
     after = {path.name for path in jobs_dir().iterdir()} if jobs_dir().exists() else set()
     assert before == after
 

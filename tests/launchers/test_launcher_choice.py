@@ -116,6 +116,17 @@ from paddle.distributed.fleet.base import role_maker
 import paddle.distributed.fleet as fleet
 fleet.init(role_maker.PaddleCloudRoleMaker(is_collective=False))
 """
+FLEET_POSITIONAL = """
+import paddle
+import paddle.distributed.fleet as fleet
+fleet.init(fleet.PaddleCloudRoleMaker(True))
+"""
+FLUID_COLLECTIVE = """
+import paddle.fluid as fluid
+import paddle.fluid.incubate.fleet.base.role_maker as role_maker
+from paddle.fluid.incubate.fleet.collective import fleet
+fleet.init(role_maker.PaddleCloudRoleMaker(is_collective=True))
+"""
 MXNET = """
 import mxnet as mx
 store = mx.kv.create("dist_sync")
@@ -145,6 +156,8 @@ WRITTEN_FOR = [
     (PADDLE, "paddle"),
     (FLEET, "paddle"),
     (FLEET_ROLE, "paddle"),
+    (FLEET_POSITIONAL, "paddle"),
+    (FLUID_COLLECTIVE, "paddle"),
     (WIDE_AND_DEEP, "paddle-ps"),
     (FLEET_BASE, "paddle-ps"),
     (MXNET, "mxnet"),
@@ -170,6 +183,24 @@ ONE_OR_SEVERAL = [
     ("from . import deepspeed\nfrom .accelerate import Accelerator\n", "python"),
     ("accelerate = args.deepspeed\nmpi4py = horovod = None\n", "python"),
     ("print('torch.distributed', 'horovod', \"mpi4py\")\n", "python"),
+]
+
+OPTIONAL = [
+    ("try:\n    from mpi4py import MPI\nexcept ImportError:\n    MPI = None\n", "mpi"),
+    ("try:\n    import horovod.torch as h\n    h.init()\nexcept (OSError, ImportError):\n    h = 0\n", "horovod"),
+    ("try:\n    import horovod.torch\nexcept:\n    pass\n", "horovod"),
+    ("try:\n    import horovod.torch\nexcept Exception:\n    pass\nelse:\n    from mpi4py import MPI\n", "horovod"),
+    ("from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import horovod\n", "horovod"),
+    ("import typing as t\nif t.TYPE_CHECKING:\n    from mpi4py.MPI import Comm\n", "mpi"),
+    ("try:\n    import torch\nexcept ModuleNotFoundError:\n    torch = None\n", "torchrun"),
+]
+NEEDED = [
+    ("try:\n    from mpi4py import MPI\nexcept ImportError:\n    raise SystemExit('pip install mpi4py')\n", "mpi"),
+    ("import sys\ntry:\n    import horovod\nexcept ImportError as e:\n    print(e)\n    sys.exit(1)\n", "horovod"),
+    ("try:\n    import horovod.torch as hvd\nfinally:\n    print()\n", "horovod"),
+    ("try:\n    import horovod.torch as hvd\nexcept OSError:\n    pass\n", "horovod"),
+    ("try:\n    import torch.distributed as d\nexcept ImportError:\n    d = 0\nd.init_process_group()\n", "torchrun"),
+    ("import typing\nif typing.TYPE_CHECKING:\n    pass\nelse:\n    import horovod\n", "horovod"),
 ]
 
 DISTRIBUTED = [
@@ -226,6 +257,18 @@ def test_several_processes_get_the_launcher_of_their_framework(text: str, launch
 def test_so_do_several_processes_of_what_is_no_python(text: str, launcher: str) -> None:
     assert choose(NOT_PYTHON + text) == "python"
     assert choose(NOT_PYTHON + text, nproc=2) == launcher
+
+
+@pytest.mark.parametrize(("text", "launcher"), OPTIONAL)
+def test_what_a_script_can_do_without_decides_where_nothing_else_does(text: str, launcher: str) -> None:
+    assert choose(text) == "python"
+    assert choose(text, nproc=2) == choose(text, nnodes=2) == launcher
+    assert choose(f"import torch.distributed\n{text}") == choose(f"{text}import torch\n", nproc=2) == "torchrun"
+
+
+@pytest.mark.parametrize(("text", "launcher"), NEEDED)
+def test_what_it_cannot_do_without_decides(text: str, launcher: str) -> None:
+    assert choose(text) == choose(text, nproc=2) == launcher
 
 
 @pytest.mark.parametrize("text", DISTRIBUTED)

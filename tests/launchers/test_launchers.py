@@ -29,6 +29,7 @@ ARGS = ("/data/train.py", "--epochs", "3", "--", "-x")
 PYTHON_ARGS = ("/usr/bin/python3", *ARGS)
 TORCHRUN = ("/usr/bin/python3", "-m", "torch.distributed.run")
 ACCELERATE = ("/usr/bin/python3", "-m", "accelerate.commands.launch")
+ALL_GPUS = ("--gpu_ids", "all")
 COMMON = {"PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
 NO_GPU = {"ACCELERATE_USE_CPU": "true"}
 ELASTIC_LOGS = RankLogs("ranks/*/attempt_*/*/std*.log", -2)
@@ -107,7 +108,7 @@ def test_accelerate_on_one_node() -> None:
     assert command("accelerate", replace(SCRIPT, gpus=2)) == Launch(
         argv=(
             *ACCELERATE,
-            *("--num_processes", "2", "--num_machines", "1", "--multi_gpu", "--main_process_port", "0"),
+            *("--num_processes", "2", "--num_machines", "1", *ALL_GPUS, "--multi_gpu", "--main_process_port", "0"),
             *("--log_dir", "/dlenv/run/ranks"),
             *ARGS,
         ),
@@ -125,7 +126,7 @@ def test_accelerate_starts_several_processes_without_gpus_too() -> None:
 
 @pytest.mark.parametrize(("gpus", "options"), [(0, ("--cpu",)), (1, ())])
 def test_accelerate_with_one_process(gpus: int, options: tuple[str, ...]) -> None:
-    argv = (*ACCELERATE, "--num_processes", "1", "--num_machines", "1", *options, *ARGS)
+    argv = (*ACCELERATE, "--num_processes", "1", "--num_machines", "1", *ALL_GPUS, *options, *ARGS)
     assert command("accelerate", replace(one(SCRIPT), gpus=gpus)) == Launch(argv, {"PYTHONUNBUFFERED": "1"})
 
 
@@ -141,7 +142,7 @@ def test_accelerate_on_several_nodes(program: Program, rank: str, master: str, o
     assert command("accelerate", replace(program, gpus=2)) == Launch(
         argv=(
             *ACCELERATE,
-            *("--num_processes", "4", "--num_machines", "2", "--machine_rank", rank, "--multi_gpu"),
+            *("--num_processes", "4", "--num_machines", "2", "--machine_rank", rank, *ALL_GPUS, "--multi_gpu"),
             *("--same_network", "--rdzv_backend", "static"),
             *("--main_process_ip", master, "--main_process_port", "29501", "--log_dir", f"{program.run_dir}/ranks"),
             *ARGS,
@@ -181,6 +182,21 @@ def test_deepspeed(program: Program, rank: str, master: str, port: str, hosts: s
 def test_deepspeed_tells_a_module_its_local_rank() -> None:
     words = ("/usr/bin/python3", "-m", "pkg.train", "--local_rank={local_rank}", "a")
     assert command("deepspeed", MODULE).argv[-5:] == words
+
+
+@pytest.mark.parametrize(
+    ("gpus", "devices", "seen"), [(2, (), "0,1"), (4, (), "0,1,2,3"), (2, ("GPU-b", "GPU-c"), "GPU-b,GPU-c")]
+)
+def test_deepspeed_s_ranks_see_the_leased_gpus_not_the_first_ones(
+    gpus: int, devices: tuple[str, ...], seen: str
+) -> None:
+    argv = command("deepspeed", replace(SCRIPT, gpus=gpus, devices=devices)).argv
+    at = argv.index("env")
+    assert argv[at - 2 : at + 4] == (
+        *("/dlenv/run/ranks", "LOCAL_RANK"),
+        *("env", f"CUDA_VISIBLE_DEVICES={seen}"),
+        *("/usr/bin/python3", "/data/train.py"),
+    )
 
 
 # horovod --------------------------------------------------------------------------------------------------------------
@@ -393,6 +409,29 @@ def test_an_image_s_own_command_is_told_which_node_it_is(program: Program, rank:
             "PET_LOCAL_ADDR": f"node-{rank}",
         },
     )
+
+
+@pytest.mark.parametrize("name", ["mxnet", "paddle-ps", "tensorflow-ps"])
+@pytest.mark.parametrize(
+    ("devices", "workers", "expected"),
+    [
+        ((), 2, ["0,1", "2,3"]),
+        (("GPU-d", "GPU-c", "GPU-b", "GPU-a"), 2, ["GPU-d,GPU-c", "GPU-b,GPU-a"]),
+        (("MIG-a", "MIG-b", "MIG-c", "MIG-d"), 3, ["MIG-a", "MIG-b", "MIG-c,MIG-d"]),
+    ],
+)
+def test_workers_are_given_leased_gpus_by_what_cuda_calls_them(
+    name: str, devices: tuple[str, ...], workers: int, expected: list[str]
+) -> None:
+    launch = command(name, replace(SCRIPT, gpus=4, devices=devices, workers=workers))
+    given = [process.env["CUDA_VISIBLE_DEVICES"] for process in launch.processes]
+    assert [value for value in given if value != "-1"] == expected
+
+
+def test_numbers_among_the_visible_gpus_stay_numbers() -> None:
+    named = replace(SCRIPT, gpus=2, devices=("GPU-b", "GPU-c"))
+    assert [each.env["JAX_LOCAL_DEVICE_IDS"] for each in command("jax", named).processes] == ["0", "1"]
+    assert [each.env["FLAGS_selected_gpus"] for each in command("paddle", named).processes] == ["0", "1"]
 
 
 # All ------------------------------------------------------------------------------------------------------------------

@@ -36,7 +36,7 @@ def wait_until(true: Callable[[], bool]) -> None:
 
 def redirected(folder: Path, *command: str, **env: str) -> subprocess.CompletedProcess[str]:
     """Run a command as the rank that RANK names."""
-    argv = own("redirect", str(folder), "RANK", *command)
+    argv = own("redirect", str(folder), next(iter(env), "RANK"), *command)
     return subprocess.run(argv, env={"PATH": os.environ["PATH"], **env}, capture_output=True, text=True, check=False)
 
 
@@ -48,8 +48,15 @@ def test_a_rank_writes_files_of_its_own(tmp_path: Path) -> None:
 
 
 def test_its_local_rank_is_filled_in(tmp_path: Path) -> None:
-    redirected(tmp_path, "echo", "--local_rank={local_rank}", "{other}", RANK="5", LOCAL_RANK="1")
-    assert (tmp_path / "5/stdout.log").read_text() == "--local_rank=1 {other}\n"
+    words = ("--local_rank={local_rank}", "log_{local_rank}.txt", "--local_rank={local_rank}")
+    redirected(tmp_path, "echo", *words, LOCAL_RANK="1", RANK="5")
+    assert (tmp_path / "1/stdout.log").read_text() == " ".join(["--local_rank=1", *words[1:]]) + "\n"
+
+
+def test_nothing_else_of_a_command_is_filled_in(tmp_path: Path) -> None:
+    words = ("--local_rank={local_rank}", "log_{local_rank}.txt")
+    redirected(tmp_path, "echo", *words, RANK="5", LOCAL_RANK="1")
+    assert (tmp_path / "5/stdout.log").read_text() == " ".join(words) + "\n"
 
 
 @pytest.mark.parametrize("rank", [{}, {"RANK": ""}, {"RANK": "../1"}])

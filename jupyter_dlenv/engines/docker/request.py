@@ -346,20 +346,24 @@ def _run_words(spec: JobSpec, index: int) -> list[str]:
     body, one = create_body(spec, index), spec.of_replica(index)
     host = body["HostConfig"]
     words = ["--init", "--user", body["User"], "--workdir", body["WorkingDir"]]
-    words += ["--network", host["NetworkMode"], "--shm-size", str(host["ShmSize"]), "--cap-drop", "ALL"]
-    words += ["--security-opt", "no-new-privileges:true", "--pids-limit", str(host["PidsLimit"])]
+    words += ["--network", host["NetworkMode"], "--shm-size", str(host["ShmSize"]), "--ipc", host["IpcMode"]]
+    words += ["--cap-drop", "ALL", "--security-opt", "no-new-privileges:true", "--pids-limit", str(host["PidsLimit"])]
+    words += ["--oom-score-adj", str(host["OomScoreAdj"]), "--no-healthcheck"]
+    if spec.replicas == 1 and body["Hostname"]:
+        words += ["--hostname", body["Hostname"]]
     if "Memory" in host:
-        words += ["--memory", str(host["Memory"])]
+        words += ["--memory", str(host["Memory"]), "--memory-swap", str(host["MemorySwap"])]
     if one.resources.cpus:
         words += ["--cpus", f"{one.resources.cpus:g}"]
     words += _device_words(host)
-    if one.rdma:
-        words += ["--ulimit", "memlock=-1"]
     lists = {"--dns": host.get("Dns"), "--dns-option": host.get("DnsOptions"), "--group-add": host["GroupAdd"]}
+    lists["--add-host"] = host.get("ExtraHosts")
+    # GPUs go without pinned memory where a daemon may not grant it, which a command cannot try.
+    limits = [each for each in host["Ulimits"] if one.rdma or each["Name"] != "memlock"]
+    lists["--ulimit"] = [f"{each['Name']}={each['Soft']}:{each['Hard']}" for each in limits]
+    lists["--mount"] = [*map(mount_words, (*one.mounts, *one.gpus.libraries)), *map(_mask_words, _masks(one))]
     for option, values in {**lists, "--env": body["Env"]}.items():
         words += [word for value in values or () for word in (option, value)]
-    for mount in (*one.mounts, *one.gpus.libraries):
-        words += ["--mount", mount_words(mount)]
     return [*words, "--entrypoint", one.argv[0], one.image_ref or str(one.image), *one.argv[1:]]
 
 
@@ -381,6 +385,12 @@ def mount_words(mount: Mount) -> str:
         return _csv(nfs_words(mount))
     parts = ["type=bind", f"source={mount.source}", f"target={mount.target}"] + ["readonly"] * mount.read_only
     return _csv(parts)
+
+
+def _mask_words(mask: Mapping[str, Any]) -> str:
+    parts = [f"type={mask['Type']}", f"source={mask['Source']}"] if "Source" in mask else [f"type={mask['Type']}"]
+    size = [f"tmpfs-size={_MASK_BYTES}", "tmpfs-mode=0555"] if "TmpfsOptions" in mask else []
+    return _csv([*parts, f"target={mask['Target']}", "readonly", *size])
 
 
 def _csv(parts: Sequence[str]) -> str:
