@@ -184,7 +184,13 @@ def _own_mounts(environment: str, image: ImageInfo, facts: ImageFacts, who: Iden
     mounts = [Mount(str(home), HOME), Mount(str(packages), PACKAGES)]
     bundle = ca_bundle(os.environ)
     if bundle:
-        mounts.append(Mount(str(_shared_text("ca.pem", Path(bundle).read_text())), CA_BUNDLE, read_only=True))
+        mounts.append(
+            Mount(
+                str(_shared_text("ca.pem", Path(bundle).read_text(encoding="utf-8", errors="replace"))),
+                CA_BUNDLE,
+                read_only=True,
+            )
+        )
     passwd = passwd_text(facts.passwd, who, HOME)
     if passwd is not None:
         mounts.append(Mount(str(_shared_text("passwd", passwd)), "/etc/passwd", read_only=True))
@@ -209,7 +215,11 @@ def _pip_config_texts() -> list[str]:
     named = os.environ.get("PIP_CONFIG_FILE", "")
     paths = [Path("/etc/pip.conf"), home / ".pip/pip.conf", home / ".config/pip/pip.conf"]
     paths += [Path(named)] if named else []
-    return [path.read_text(errors="replace") for path in paths if path.is_file() and os.access(path, os.R_OK)]
+    return [
+        path.read_text(encoding="utf-8", errors="replace")
+        for path in paths
+        if path.is_file() and os.access(path, os.R_OK)
+    ]
 
 
 def pip_variables(environ: Mapping[str, str]) -> dict[str, str]:

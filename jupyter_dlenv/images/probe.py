@@ -39,7 +39,7 @@ async def probe(engine: ShortRunner, image_id: str, ref: str) -> ImageFacts:
     asked = hashlib.sha256(PROBE_COMMAND.encode() + _SCRIPT.read_bytes()).hexdigest()[:8]
     cache = data_dir() / "probes" / f"{image_id.removeprefix('sha256:')}-{asked}.json"
     if cache.is_file():
-        return facts_from_text(cache.read_text())
+        return facts_from_text(cache.read_text(encoding="utf-8"))
     facts = await _ask(engine, image_id, ref)
     cache.parent.mkdir(parents=True, exist_ok=True)
     write_text(cache, facts_to_text(facts), mode=0o644)

@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import Callable
 
+from .. import background
 from ..i18n import _
 from ..settings import load_settings
 from .manager import JobManager
@@ -20,7 +21,16 @@ def run(say: Callable[[str], None]) -> None:
     manager.advance("agent")
     say(_("Starts jobs that wait for GPUs, from {folder}. Ctrl-C ends it.").format(folder=manager.leases.ledger.folder))
     signal.sigwait(ends)
-    advance_no_more()
+    leave_waiting()
+
+
+def leave_waiting() -> None:
+    """Leave the waiting jobs to others; on the thread that starts them, so that it is not in the middle of a step."""
+
+    async def leave() -> None:
+        advance_no_more()
+
+    background.run(leave)
 
 
 def systemd_unit() -> str:

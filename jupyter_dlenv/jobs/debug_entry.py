@@ -60,7 +60,7 @@ def _wait(folder: str, run_dir: str, rank: int) -> None:
     debugpy.configure(subProcess=False)  # its processes would listen at ports that nobody reaches
     _host, port = debugpy.listen(("127.0.0.1", 0))
     path = os.path.join(run_dir, "debug.json")
-    with open(path + ".new", "w") as file:
+    with open(path + ".new", "w", encoding="utf-8") as file:
         json.dump({"port": port, "rank": rank}, file)
     os.replace(path + ".new", path)
     sys.stderr.write(f"[dlenv] Rank {rank} waits for a debugger.\n")

@@ -13,7 +13,8 @@ from ..i18n import _
 from ..spec import JobState, JobStatus, RankLogs, Reason
 from .causes import BY_ID
 from .diagnosis import Facts, NodeFacts, diagnose, explain
-from .records import Final, JobFolder, JobRecord, lost, rebooted
+from .records import Final, JobFolder, JobRecord
+from .retries import began_at
 
 _SUBMIT_GRACE_S = 60.0
 _TAIL_BYTES = 1 << 18
@@ -30,7 +31,25 @@ def unknown(folder: JobFolder, record: JobRecord) -> JobStatus:
         return JobStatus(state, result.exit_code, reason, message, result.started_at, result.finished_at)
     if not folder.started() and time.time() < record.created_at + _SUBMIT_GRACE_S:
         return JobStatus(JobState.STARTING)
-    return rebooted() if folder.rebooted() else lost()
+    return _rebooted() if folder.rebooted() else _lost()
+
+
+def elsewhere(folder: JobFolder, record: JobRecord) -> JobStatus:
+    """Return the status of another host's job that has not ended, as far as it is noted."""
+    noted = JobState.RUNNING if folder.started() else JobState.STARTING
+    message = _("It is on {host}. Only there more is known of it, and only there it can be stopped.")
+    state = noted if folder.waiting() is None else JobState.PENDING
+    return JobStatus(state, message=message.format(host=record.host.get("name", "")), attempt=folder.attempt)
+
+
+def _lost() -> JobStatus:
+    message = _("Its container was removed from outside, and it left no result.")
+    return JobStatus(JobState.LOST, reason=Reason.REMOVED, message=message)
+
+
+def _rebooted() -> JobStatus:
+    message = _("The host was restarted while it ran.")
+    return JobStatus(JobState.FAILED, reason=Reason.REBOOT, message=message)
 
 
 def conclude(folder: JobFolder, record: JobRecord, status: JobStatus, attempt: int) -> Final:
@@ -41,8 +60,9 @@ def conclude(folder: JobFolder, record: JobRecord, status: JobStatus, attempt: i
         complete(run, record.replicas)
     status = explained(record, status, result, stopped=folder.stop_intended())
     if folder.rebooted() and result is None and status.state is not JobState.SUCCEEDED:
-        status = replace(rebooted(), exit_code=status.exit_code, started_at=status.started_at)
-    status = replace(status, finished_at=status.finished_at or time.time(), attempt=attempt)
+        status = replace(_rebooted(), exit_code=status.exit_code, started_at=status.started_at)
+    began = status.started_at or (None if folder.started() else began_at(folder.ended_attempts()))
+    status = replace(status, started_at=began, finished_at=status.finished_at or time.time(), attempt=attempt)
     if status.state is not JobState.FAILED:
         return Final(status, log_bytes=run.log_size())
     return replace(_failure(record, run, status), log_bytes=run.log_size())
@@ -130,6 +150,8 @@ def explained(record: JobRecord, status: JobStatus, result: ShimResult | None, *
     if status.exit_code is None:
         return replace(status, state=JobState.CANCELLED, reason=Reason.STOPPED) if stopped else status
     timed_out = result is not None and result.cause == "timeout"
+    # What was told to end may save its work and exit with 0, but it has not done what it was started for.
+    stopped = stopped and (status.exit_code != 0 or (result is not None and result.cause == "stopped"))
     reason, message = explain(
         status.exit_code,
         oom_killed=status.reason is Reason.OUT_OF_MEMORY or bool(result and result.oom_kills),
@@ -137,5 +159,5 @@ def explained(record: JobRecord, status: JobStatus, result: ShimResult | None, *
         stopped_by_us=stopped,
         timeout_s=record.timeout_s if timed_out else None,
     )
-    cancelled = stopped and status.state is JobState.FAILED
-    return replace(status, state=JobState.CANCELLED if cancelled else status.state, reason=reason, message=message)
+    state = JobState.CANCELLED if stopped else JobState.FAILED if timed_out else status.state
+    return replace(status, state=state, reason=reason, message=message)

@@ -16,7 +16,7 @@ from ..engines import folder as run_folder
 from ..engines.base import Engine
 from ..engines.folder import RunFolder
 from ..engines.registry import load_engine
-from ..errors import Conflict, DLEnvError, EngineUnavailable, NotFound
+from ..errors import Conflict, DLEnvError, EngineUnavailable, InvalidRequest, NotFound
 from ..gpus.asks import Ask
 from ..gpus.lease import Lease, Queued
 from ..gpus.leases import Leases
@@ -28,17 +28,18 @@ from ..settings import DLEnv
 from ..spec import JobState, JobStatus
 from .assembly import Assembled, assemble
 from .debuggers import DEBUGGERS
-from .ending import complete_log, conclude, unknown
+from .dry_run import shown
+from .ending import complete_log, conclude, elsewhere, unknown
 from .following import Looks, Watch, join_cursor, split_cursor
 from .measures import keep_metrics, measured
 from .metrics import MetricReader
 from .notify import tell_once
 from .principal import Principal
-from .records import Final, JobFolder, JobRecord, job_ids, job_not_found
+from .records import Final, JobFolder, JobRecord, job_ids, job_not_found, readable
 from .retries import between_attempts, tried_again
 from .stalls import STALLS
 from .starting import Starter, cancelled, refused
-from .submission import forget_secrets, keep_code, record_of, remarks
+from .submission import forget_secrets, keep_code, record_of
 from .views import JobView, LogFrame
 from .waiting import SUBMITTING, advance, forget, hold_gpus, keep, pending, starts_again, waiting_data, waiting_status
 
@@ -81,23 +82,33 @@ class JobManager:
         assembled.engine.plan(assembled.spec)  # refuses what the engine lacks before anything is written
         if not folder.create(record):
             return await self.get(principal, request.request_id)
-        if not (ask.request.wanted or request.retries):
-            return JobView(record, await self._starter.start(folder, assembled, Lease()), None, folder)
-        SUBMITTING.add(record.id)
-        folder.keep_waiting(waiting_data(request, principal, by_process=ask.by_process))
+        waits = bool(ask.request.wanted or request.retries)
         try:
+            if not waits:
+                return JobView(record, await self._starter.start(folder, assembled, Lease()), None, folder)
+            SUBMITTING.add(record.id)
+            folder.keep_waiting(waiting_data(request, principal, by_process=ask.by_process))
             status = await self._lease_and_start(folder, request, principal, assembled, ask)
             return JobView(record, status, None, folder, code=folder.code_note())
         except Conflict:
+            if not waits:
+                raise
             return await self.get(principal, record.id)  # another process has found it waiting, and was faster
-        except DLEnvError as error:
-            folder.finish(refused(error))
-            raise
-        except asyncio.CancelledError:
-            folder.finish(cancelled())
+        except BaseException as error:  # whatever it was: nobody else would ever say how the job ended
+            self._broken_off(folder, error)
             raise
         finally:
             SUBMITTING.discard(record.id)
+
+    def _broken_off(self, folder: JobFolder, error: BaseException) -> None:
+        """Record the end of a job whose submission broke off; one that runs already has an end of its own to come."""
+        if folder.started() or (not isinstance(error, Exception) and folder.kept() is None):
+            return
+        folder.finish(refused(error) if isinstance(error, Exception) else cancelled())
+        if folder.kept() is not None:
+            forget(folder.path.name)
+            with suppress(DLEnvError, OSError):
+                self.leases.cancel(folder.path.name)
 
     async def _lease_and_start(
         self, folder: JobFolder, request: RunRequest, principal: Principal, assembled: Assembled, ask: Ask
@@ -105,6 +116,7 @@ class JobManager:
         if request.retries:
             await asyncio.to_thread(keep_code, assembled, folder)
             keep(ask, request.secrets, None)
+            self._advance_if_possible()  # whoever sees an attempt end, this process may be the one that starts the next
         got = await self.leases.acquire(ask)
         if folder.stop_intended():
             return self._called_off(folder, got)
@@ -131,12 +143,16 @@ class JobManager:
         """
         advance(self._starter, kind, self._look_after)
 
+    def _advance_if_possible(self) -> None:
+        with suppress(EngineUnavailable):  # another process may be able to use the ledger
+            self.advance("job")
+
     async def _look_after(self, folder: JobFolder) -> None:
         """Look at a job that nobody may be following: its end has to be noted, told, or followed by an attempt."""
         await self._current(folder, folder.record())
 
     async def dry_run(self, principal: Principal, request: RunRequest) -> str:
-        """Return the command that :meth:`submit` would run; starts nothing and leaves nothing.
+        """Return the commands that :meth:`submit` would run; starts nothing and leaves nothing.
 
         Raises:
             DLEnvError: It could not be run.
@@ -144,10 +160,10 @@ class JobManager:
         folder = JobFolder(request.request_id)
         MetricReader(request.plot)
         assembled = await assemble(request, principal, self._settings, folder, GpuGrant())
-        gpus = await self.leases.preview(assembled.ask())
+        gpus, waits = await self.leases.preview(assembled.ask())
         if gpus.uuids:
             assembled = await assemble(request, principal, self._settings, folder, gpus)
-        return "\n".join([*remarks(assembled), assembled.engine.plan(assembled.spec).command])
+        return shown(assembled, waits)
 
     # Telling ------------------------------------------------------------------------------------------------------
 
@@ -197,7 +213,8 @@ class JobManager:
             shown = replace(shown, message=remark)
         view = JobView(record, shown, final, folder, folder.attempt, folder.code_note())
         if final is not None:
-            await asyncio.to_thread(tell_once, folder, record, final)
+            if record.here:
+                await asyncio.to_thread(tell_once, folder, record, final)
             _ENDED[record.id] = view
             _RECORDS.pop(record.id, None)
         return view
@@ -206,10 +223,14 @@ class JobManager:
         """Return where a job stands and which attempt that is about, where the engine's first word did not tell it."""
         while True:
             attempt = folder.attempt
+            if not record.here:
+                return elsewhere(folder, record), attempt
             if folder.waiting() is not None:
                 between = between_attempts(folder, record)
+                if between:
+                    self._advance_if_possible()  # who saw the attempt end may be gone
                 try:
-                    waits = await asyncio.to_thread(waiting_status, self.leases, folder)
+                    waits = await asyncio.to_thread(waiting_status, self.leases, folder, gpus=bool(record.gpus))
                 except EngineUnavailable as error:
                     waits = pending(error.message)
                 return (between if between and not (waits.message or waits.state.ended) else waits), attempt
@@ -224,13 +245,11 @@ class JobManager:
         """Record an end that was seen: of the job, or of an attempt that another one follows."""
         final = await asyncio.to_thread(conclude, folder, record, status, attempt)
         if tried_again(record, final, attempt) and not folder.stop_intended() and starts_again(folder):
-            with suppress(DLEnvError):  # the next attempt asks for GPUs then
-                await hold_gpus(self._starter, folder)
+            await hold_gpus(self._starter, folder)
             await self._forget(folder, record, attempt)
             if folder.end_attempt(attempt, final):
                 await load_engine(record.engine).remove(record.id, attempt)
-            with suppress(EngineUnavailable):  # another process may be able to use the ledger
-                self.advance("job")
+            self._advance_if_possible()
             return between_attempts(folder, record) or final.status, None
         final = folder.finish(final)
         await self._forget(folder, record, attempt)
@@ -263,16 +282,18 @@ class JobManager:
         """Stop a job and return it ended; one that has ended stays as it is.
 
         Raises:
+            Conflict: It is another host's.
             JobNotFound: There is none, or it is somebody else's.
         """
         folder, record = self._folder(principal, job_id)
         if folder.final() is None:
+            _require_here(record)
             await asyncio.to_thread(folder.intend_stop)
             if folder.waiting() is not None:
                 await asyncio.to_thread(self.leases.cancel, job_id)
                 with folder.starting() as mine:  # whoever starts it just now stops it then
                     if mine:
-                        folder.finish(cancelled())
+                        folder.finish(cancelled(folder.ended_attempts()))
                         forget(job_id)
             await load_engine(record.engine).cancel(job_id, grace_s=0 if force else _CANCEL_GRACE_S)
         return await self.get(principal, job_id)
@@ -281,11 +302,12 @@ class JobManager:
         """Remove an ended job with its log.
 
         Raises:
-            Conflict: It still runs.
+            Conflict: It still runs, or another host has not noted its end.
             JobNotFound: There is none, or it is somebody else's.
         """
         view = await self.get(principal, job_id)
         if not view.status.state.ended:
+            _require_here(view.record)
             raise Conflict(_("Job {id} still runs.").format(id=job_id), hint=f"jupyter dlenv stop {job_id}")
         try:
             await load_engine(view.record.engine).remove(job_id)
@@ -312,7 +334,7 @@ class JobManager:
         view = await self.get(principal, job_id)
         attempt, cursor = split_cursor(cursor, view.attempt)
         if not cursor and tail is not None:
-            attempt = view.attempt
+            attempt = view.log_attempt
             cursor = RunFolder(view.folder.run_of(attempt)).tail_cursor(tail)
         watch = Watch(self._looks, view, follow=follow)
         while True:
@@ -328,28 +350,44 @@ class JobManager:
             attempt, cursor = attempt + 1, ""
         status = watch.view.status
         ended = watch.view if status.state.ended else None
-        lines = {} if ended else run.open_lines()
+        lines = {} if ended else run.open_lines(cursor)
         yield LogFrame(b"", join_cursor(attempt, cursor), lines, status.state, ended, status.message, attempt)
 
 
 def _recorded(ids: Iterable[str]) -> list[tuple[JobFolder, JobRecord]]:
-    """Return the folders and records of jobs; one that is just being made or removed is none."""
+    """Return the folders and records of jobs; one that is just being made or removed is none, or that is damaged."""
     found = []
     for job_id in ids:
         folder = JobFolder(job_id)
-        with suppress(NotFound):
-            found.append((folder, _RECORDS.get(job_id) or _RECORDS.setdefault(job_id, folder.record())))
+        record = _RECORDS.get(job_id) or readable(folder)
+        if record is not None:
+            found.append((folder, _RECORDS.setdefault(job_id, record)))
     return found
+
+
+def _require_here(record: JobRecord) -> None:
+    """Refuse what only another host can do to its job.
+
+    Raises:
+        Conflict: The job is of another host; the hint is what to run there.
+    """
+    if not record.here:
+        name = record.host.get("name", "")
+        raise Conflict(
+            _("Job {id} is on {host}, and only there it can be stopped.").format(id=record.id, host=name),
+            hint=_("On {host}: {command}").format(host=name, command=f"jupyter dlenv stop {record.id}"),
+        )
 
 
 async def _poll_all(jobs: list[tuple[JobFolder, JobRecord]]) -> dict[str, JobStatus]:
     found: dict[str, JobStatus] = {}
-    for name in {record.engine for _folder, record in jobs}:
-        engine: Engine = load_engine(name)
-        attempts = {record.id: folder.attempt for folder, record in jobs if record.engine == name}
+    here = [(folder, record) for folder, record in jobs if record.here]
+    for name in {record.engine for _folder, record in here}:
+        attempts = {record.id: folder.attempt for folder, record in here if record.engine == name}
         try:
+            engine: Engine = load_engine(name)
             found.update(await engine.poll(attempts))
-        except EngineUnavailable as error:
+        except (EngineUnavailable, InvalidRequest) as error:  # it is away, or not installed here
             unseen = JobStatus(JobState.RUNNING, message=error.message)
             found.update({job_id: replace(unseen, attempt=attempt) for job_id, attempt in attempts.items()})
     return found

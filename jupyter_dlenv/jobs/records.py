@@ -13,7 +13,6 @@ import fcntl
 import json
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,17 +21,17 @@ from pathlib import Path
 from typing import Any
 
 from ..atomic import write_text
-from ..errors import JobNotFound
+from ..errors import DLEnvError, JobNotFound
 from ..i18n import _
 from ..paths import jobs_dir
-from ..spec import JobState, JobStatus, Reason, from_json, is_id, require_id, status_from_json, to_json
+from ..spec import JobState, JobStatus, from_json, is_id, new_id, require_id, status_from_json, to_json
+from .host import boot_id, is_here, this_host
 
 _LOCK, _DEBUGGER = "starting.lock", "debugger.txt"
 _RESERVE, _RESERVED = "reserve", 1 << 14
 """Room on the disk for how the job ended."""
 _RECORD, _STARTED, _FINAL, _INTENT = "record.json", "started.json", "final.json", "intent.json"
 _WAITING, _CODE, _CODE_NOTE, _METRICS = "waiting.json", "code", "code.txt", "metrics.csv"
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 @dataclass(frozen=True)
@@ -58,6 +57,7 @@ class JobRecord:
         plot: Patterns of metrics in the log.
         notify: What runs on the host when the job has ended.
         created_at: Seconds since the epoch.
+        host: Where it was submitted, as :func:`.host.this_host` says it.
     """
 
     id: str
@@ -92,6 +92,12 @@ class JobRecord:
     retries: int = 0
     plot: tuple[str, ...] = ()
     notify: str = ""
+    host: Mapping[str, str] = field(default_factory=this_host)
+
+    @property
+    def here(self) -> bool:
+        """True where this host looks after the job; what another host knows of its own is unknown here."""
+        return is_here(self.host, plain=self.engine == "process")
 
 
 @dataclass(frozen=True)
@@ -161,8 +167,12 @@ class JobFolder:
             self.path.mkdir(mode=0o700)
         except FileExistsError:
             return False
-        write_text(self.path / _RESERVE, " " * _RESERVED, durable=False)
-        write_text(self.path / _RECORD, json.dumps(asdict(record), ensure_ascii=False))
+        try:
+            write_text(self.path / _RESERVE, " " * _RESERVED, durable=False)
+            write_text(self.path / _RECORD, json.dumps(asdict(record)))
+        except OSError:
+            self.remove()  # nobody could tell what it is
+            raise
         return True
 
     def record(self) -> JobRecord:
@@ -170,11 +180,25 @@ class JobFolder:
 
         Raises:
             JobNotFound: There is no such job.
+            DLEnvError: It is damaged, or another version wrote it.
         """
+        data = self._json(_RECORD)
+        if data is None:
+            raise job_not_found(self.path.name)
         try:
-            return from_json(JobRecord, json.loads((self.path / _RECORD).read_text()))
+            return from_json(JobRecord, data)
+        except DLEnvError as error:
+            message = _("The record of job {id} cannot be read: it is damaged, or of another version.")
+            raise DLEnvError(message.format(id=self.path.name), hint=str(self.path / _RECORD)) from error
+
+    def _json(self, name: str) -> dict[str, Any] | None:
+        """Return what a file holds, None where there is none; nothing where it is damaged, so that others are told."""
+        try:
+            return dict(json.loads((self.path / name).read_text(encoding="utf-8")))
         except FileNotFoundError:
-            raise job_not_found(self.path.name) from None
+            return None
+        except (TypeError, ValueError):
+            return {}
 
     @contextmanager
     def starting(self) -> Iterator[bool]:
@@ -208,10 +232,11 @@ class JobFolder:
         return bool(started.get("boot_id")) and started["boot_id"] != boot_id()
 
     def _started(self) -> dict[str, Any]:
-        try:
-            started = dict(json.loads((self.path / _STARTED).read_text()))
-        except FileNotFoundError:
+        started = self._json(_STARTED)
+        if started is None:
             return {}
+        if not started:
+            return {"native_id": ""}  # damaged: what may have been started is not started a second time
         return started if started.get("attempt", 1) == self.attempt else {}
 
     def pauses(self) -> bool:
@@ -236,20 +261,17 @@ class JobFolder:
 
     def _text(self, name: str) -> str:
         try:
-            return (self.path / name).read_text()
+            return (self.path / name).read_text(encoding="utf-8")
         except FileNotFoundError:
             return ""
 
     def keep_waiting(self, data: Mapping[str, Any]) -> None:
         """Note what somebody needs who starts the job later."""
-        write_text(self.path / _WAITING, json.dumps(dict(data), ensure_ascii=False))
+        write_text(self.path / _WAITING, json.dumps(dict(data)))
 
     def kept(self) -> dict[str, Any] | None:
         """Return what was noted for whoever starts the job later, None where nothing is."""
-        try:
-            return dict(json.loads((self.path / _WAITING).read_text()))
-        except FileNotFoundError:
-            return None
+        return self._json(_WAITING)
 
     def waiting(self) -> dict[str, Any] | None:
         """Return what was noted of a job that waits to be started, None for any other."""
@@ -270,11 +292,14 @@ class JobFolder:
         return [final for final in found if final is not None]
 
     def _final(self, name: str) -> Final | None:
-        try:
-            data = json.loads((self.path / name).read_text())
-        except FileNotFoundError:
+        data = self._json(name)
+        if data is None:
             return None
-        return from_json(Final, {**data, "status": status_from_json(data["status"])})
+        try:
+            return from_json(Final, {**data, "status": status_from_json(data["status"])})
+        except (DLEnvError, TypeError, ValueError, LookupError):
+            message = _("It has ended, and how cannot be read: {file} is damaged, or of another version.")
+            return Final(JobStatus(JobState.LOST, message=message.format(file=self.path / name)))
 
     def finish(self, final: Final) -> Final:
         """Write how the job ended and return it; where another process was first, its word stands."""
@@ -297,19 +322,12 @@ class JobFolder:
         return self._link(self._written_in_reserve(json.dumps(to_json(short))), name)
 
     def _written(self, text: str) -> str:
-        descriptor, temporary = tempfile.mkstemp(dir=self.path, prefix=".final.")
-        try:
-            with os.fdopen(descriptor, "w") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError:
-            os.unlink(temporary)
-            raise
-        return temporary
+        temporary = self.path / f".final.{new_id()}"
+        write_text(temporary, text)
+        return str(temporary)
 
     def _written_in_reserve(self, text: str) -> str:
-        with open(self.path / _RESERVE, "r+") as file:
+        with open(self.path / _RESERVE, "r+", encoding="utf-8") as file:
             file.write(text[:_RESERVED].ljust(_RESERVED))
             file.flush()
             os.fsync(file.fileno())
@@ -349,14 +367,6 @@ def _ended(attempt: int) -> str:
     return f"ended-{attempt}.json"
 
 
-def boot_id() -> str:
-    """Return what tells one start of the host from the next, empty where it is not told."""
-    try:
-        return _BOOT_ID.read_text().strip()
-    except OSError:
-        return ""
-
-
 def job_not_found(job_id: str) -> JobNotFound:
     """Return the error for an id that is nobody's, or somebody else's."""
     return JobNotFound(_("There is no job {id}.").format(id=job_id), hint="jupyter dlenv jobs")
@@ -379,13 +389,9 @@ def every_job() -> Iterator[JobFolder]:
             yield folder
 
 
-def lost() -> JobStatus:
-    """Return the status of a job that the engine no longer knows and that left no result."""
-    message = _("Its container was removed from outside, and it left no result.")
-    return JobStatus(JobState.LOST, reason=Reason.REMOVED, message=message)
-
-
-def rebooted() -> JobStatus:
-    """Return the status of a job that a restart of its host ended."""
-    message = _("The host was restarted while it ran.")
-    return JobStatus(JobState.FAILED, reason=Reason.REBOOT, message=message)
+def readable(folder: JobFolder) -> JobRecord | None:
+    """Return a job's record, None where it is damaged or gone: one must not keep the others from being told."""
+    try:
+        return folder.record()
+    except (DLEnvError, OSError):
+        return None

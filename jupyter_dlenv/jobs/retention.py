@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from .records import JobFolder, every_job
+from .records import JobFolder, every_job, readable
 
 _DAY_S = 86400.0
 
@@ -44,9 +44,9 @@ def remove_old_jobs(owner: str, *, most_days: float, most_bytes: int) -> int:
     if not (most_days > 0 or most_bytes > 0):
         return 0
     ended = [
-        Kept(folder, final.status.finished_at or 0, _size_of(folder.path))
+        Kept(folder, final.status.finished_at or record.created_at, _size_of(folder.path))
         for folder in every_job()
-        if (final := folder.final()) is not None and folder.record().owner == owner
+        if (final := folder.final()) and (record := readable(folder)) and record.owner == owner
     ]
     removed = too_much(ended, time.time(), most_days=most_days, most_bytes=most_bytes)
     for each in removed:

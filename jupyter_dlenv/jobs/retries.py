@@ -30,6 +30,11 @@ def due_at(ended: list[Final]) -> float:
     return (ended[-1].status.finished_at or 0) + pause_s(len(ended)) if ended else 0.0
 
 
+def began_at(ended: list[Final]) -> float | None:
+    """Return when the first of several attempts began, None where none has."""
+    return ended[0].status.started_at if ended else None
+
+
 def between_attempts(folder: JobFolder, record: JobRecord) -> JobStatus | None:
     """Return the status of a job whose next attempt is about to start, None before its first attempt has ended."""
     ended = folder.ended_attempts()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -22,7 +23,11 @@ from .debuggers import DEBUGGERS, Waiting
 from .debugging import card, debug_rank, path_mappings
 from .principal import Principal
 from .records import Final, JobFolder
+from .retries import began_at
 from .submission import forget_secrets, prepare_folder
+
+BROKEN = (ValueError, TypeError, LookupError, ArithmeticError, RuntimeError)
+"""What damaged text, or a mistake of ours, may lead to."""
 
 
 class Starter:
@@ -45,7 +50,7 @@ class Starter:
         try:
             with told():
                 assembled = await assemble(request, principal, self.settings, folder, lease.gpus)
-        except DLEnvError as error:
+        except (DLEnvError, *BROKEN) as error:
             lease.close()
             _refuse(folder, error)
             raise
@@ -77,17 +82,18 @@ class Starter:
                 plan = replace(engine.plan(assembled.spec), inherited=held)
                 await asyncio.to_thread(prepare_folder, assembled, folder)
             job = await engine.submit(plan)
+            with told():
+                await asyncio.to_thread(folder.mark_started, job.native_id, lease.gpus.uuids)
         except Conflict:
             lease.close()
             raise  # somebody else has started it, and what runs is his
-        except DLEnvError as error:
+        except (DLEnvError, *BROKEN) as error:
             lease.close()
             await asyncio.to_thread(forget_secrets, folder, assembled.spec.attempt, assembled.spec.replicas)
             _refuse(folder, error)
             with suppress(DLEnvError):
                 await engine.remove(job_id)
             raise
-        await asyncio.to_thread(folder.mark_started, job.native_id, lease.gpus.uuids)
         if not assembled.request.retries:
             folder.waits_no_more()
         if held:
@@ -140,18 +146,32 @@ def told() -> Iterator[None]:
         raise EngineError(_("The job could not be prepared: {error}.").format(error=error), hint="df -h") from error
 
 
-def _refuse(folder: JobFolder, error: DLEnvError) -> None:
+def _refuse(folder: JobFolder, error: Exception) -> None:
     """Write that a job was never started, unless it waits and only the engine is away: then it waits on."""
     if isinstance(error, EngineUnavailable) and folder.kept() is not None:
         return
-    folder.finish(cancelled() if folder.stop_intended() else refused(error))
+    before = folder.ended_attempts()
+    folder.finish(cancelled(before) if folder.stop_intended() else refused(error, before))
 
 
-def cancelled() -> Final:
-    """Return the end of a job that its owner stopped before it was started."""
-    return Final(JobStatus(JobState.CANCELLED, reason=Reason.STOPPED))
+def cancelled(before: list[Final] | None = None) -> Final:
+    """Return the end of a job that its owner stopped before it was started, or between two attempts.
+
+    Args:
+        before: How its attempts so far ended.
+    """
+    return Final(_ended_now(JobStatus(JobState.CANCELLED, reason=Reason.STOPPED), before or []))
 
 
-def refused(error: DLEnvError) -> Final:
-    """Return the end of a job that was never started."""
-    return Final(JobStatus(JobState.FAILED, reason=Reason.ENGINE, message=error.message))
+def refused(error: BaseException, before: list[Final] | None = None) -> Final:
+    """Return the end of a job that was not started, or not once more.
+
+    Args:
+        before: How its attempts so far ended.
+    """
+    message = error.message if isinstance(error, DLEnvError) else f"{type(error).__name__}: {error}"
+    return Final(_ended_now(JobStatus(JobState.FAILED, reason=Reason.ENGINE, message=message), before or []))
+
+
+def _ended_now(status: JobStatus, before: list[Final]) -> JobStatus:
+    return replace(status, started_at=began_at(before), finished_at=time.time(), attempt=len(before) + 1)

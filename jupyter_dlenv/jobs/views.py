@@ -47,10 +47,14 @@ class JobView:
         """The same of a job that has ended, which changes no more."""
         return self._now()
 
+    @property
+    def log_attempt(self) -> int:
+        """The attempt whose log there is to read: one that has not begun has none, or never will have one."""
+        begun = self.attempt == 1 or self.folder.run_of(self.attempt).is_dir()
+        return self.attempt if begun else self.attempt - 1
+
     def _now(self) -> dict[str, Any]:
-        run = self.folder.run_of(self.attempt)
-        if self.attempt > 1 and not run.is_dir():  # stopped before it began: what is there to read is of the one before
-            run = self.folder.run_of(self.attempt - 1)
+        run = self.folder.run_of(self.log_attempt)
         size = self.final.log_bytes if self.final and self.final.log_bytes else RunFolder(run).log_size()
         return job_json(self, run / "log", size)
 
@@ -85,6 +89,7 @@ def job_json(view: JobView, log_path: Path, log_bytes: int) -> dict[str, Any]:
         **vars(status),
         "state": status.state.value,
         "reason": status.reason.value if status.reason else None,
+        "host": view.record.host.get("name", ""),
         "attempt": view.attempt,
         "attempts": view.record.retries + 1,
         "code": view.code,

@@ -31,18 +31,17 @@ from ..paths import jobs_dir
 from ..resources import GpuGrant, parse_size
 from ..spec import JobState, JobStatus, Reason, Role, new_id
 from .assembly import assemble
+from .host import is_this_machine, this_host
 from .principal import Principal
-from .records import JobFolder, JobRecord, every_job
+from .records import JobFolder, every_job, readable
 from .retention import remove_old_jobs
 from .retries import due_at
-from .starting import Starter, cancelled, refused
+from .starting import BROKEN, Starter, cancelled, refused
 
 _STEP_S = 1.0
 _LOST_S = 15.0
 _WATCH_S = 2.0
 _TIDY_S = 3600.0
-_BROKEN = (ValueError, TypeError, LookupError, ArithmeticError, RuntimeError)
-"""What a job's or a record's damaged text may lead to; one must not keep the others from starting."""
 _LOG = logging.getLogger(__name__)
 
 SUBMITTING: set[str] = set()
@@ -95,8 +94,11 @@ async def hold_gpus(starter: Starter, folder: JobFolder) -> None:
     known = read_waiting(job_id, data) if data and uuids else None
     if known is None:
         return
-    assembled = await assemble(*known, starter.settings, folder, GpuGrant())
-    lease = await starter.leases.reclaim(assembled.ask(), uuids)
+    try:
+        assembled = await assemble(*known, starter.settings, folder, GpuGrant())
+        lease = await starter.leases.reclaim(assembled.ask(), uuids)
+    except (DLEnvError, OSError, *BROKEN):
+        return  # the next attempt asks for GPUs, or tells why it cannot start
     if lease is not None:
         HELD[job_id] = lease
 
@@ -107,20 +109,20 @@ def waiting_data(request: RunRequest, principal: Principal, *, by_process: bool)
         "request": {**asdict(request), "secrets": {}},
         "principal": asdict(principal),
         "by_process": by_process,
-        "keeper": {"pid": os.getpid(), "start_ticks": start_ticks(os.getpid())},
+        "keeper": {"pid": os.getpid(), "start_ticks": start_ticks(os.getpid()), "machine": this_host()["machine"]},
     }
 
 
 def starts_again(folder: JobFolder) -> bool:
     """Return whether anybody can start another attempt of a job."""
     data = folder.kept()
-    return data is not None and (not data["by_process"] or keeper_lives(data))
+    return False if not data else (not data.get("by_process") or keeper_lives(data))
 
 
 def keeper_lives(data: Mapping[str, Any]) -> bool:
-    """Return whether the process that a job was submitted to is still there."""
+    """Return whether the process that a job was submitted to is still there, or may be, where it cannot be seen."""
     keeper = data.get("keeper") or {"pid": 0, "start_ticks": -1}
-    return start_ticks(int(keeper["pid"])) == int(keeper["start_ticks"])
+    return not is_this_machine(keeper) or start_ticks(int(keeper["pid"])) == int(keeper["start_ticks"])
 
 
 def read_waiting(job_id: str, data: Mapping[str, Any]) -> tuple[RunRequest, Principal] | None:
@@ -146,10 +148,14 @@ def pending(message: str) -> JobStatus:
     return JobStatus(JobState.PENDING, message=message)
 
 
-def waiting_status(leases: Leases, folder: JobFolder) -> JobStatus:
-    """Return where a job stands that waits for GPUs, or is just being started. Asks NVML and Docker in this thread."""
+def waiting_status(leases: Leases, folder: JobFolder, *, gpus: bool) -> JobStatus:
+    """Return where a job stands that waits for GPUs, or is just being started. Asks NVML and Docker in this thread.
+
+    Args:
+        gpus: Whether it wants any; they are not asked otherwise, and need not be there.
+    """
     job_id = folder.path.name
-    place = leases.recent_overview().places.get(job_id)
+    place = leases.recent_overview().places.get(job_id) if gpus else None
     data = folder.waiting()
     if place is not None or data is None:
         return pending(place.reason if place else "")
@@ -177,6 +183,8 @@ class Advancer:
         self._leases = starter.leases
         self._record: Record | None = None
         self._ended = threading.Event()
+        self._waits = False
+        self._warned: set[str] = set()
 
     def begin(self, kind: str) -> None:
         """Say in the ledger that somebody is here, and begin."""
@@ -217,8 +225,11 @@ class Advancer:
     async def _quietly(self, work: Awaitable[None]) -> None:
         try:
             await work
-        except (DLEnvError, OSError, *_BROKEN) as error:
-            _LOG.warning("The queue for GPUs: %s", error)  # the daemon or the driver is away; the next step may do
+        except (DLEnvError, OSError, *BROKEN) as error:
+            text = str(error)  # the daemon or the driver is away; the next step may do
+            if text not in self._warned and (self._waits or not isinstance(error, EngineUnavailable)):
+                self._warned.add(text)
+                _LOG.warning("The queue for GPUs: %s", text)
 
     async def _step(self) -> None:
         here = str(jobs_dir())
@@ -227,6 +238,7 @@ class Advancer:
             for entry in self._leases.ledger.entries(QUEUE)
             if entry.uid == os.geteuid() and entry.data.get("folder") == here
         }
+        self._waits = bool(mine)
         if mine:
             turns = mine & await asyncio.to_thread(self._leases.startable)
             await asyncio.gather(*(self._try(job_id, self._leases.again) for job_id in turns))
@@ -245,7 +257,7 @@ class Advancer:
         engine, here = load_engine(engine_name), str(jobs_dir())
         for job in await engine.list(self._starter.settings.owner):
             ours = job.role is Role.TRAINER and job.labels.get("run-dir", "").startswith(f"{here}/")
-            if ours and JobFolder(job.id).final() is not None:
+            if ours and _is_here(JobFolder(job.id)) and JobFolder(job.id).final() is not None:
                 await engine.remove(job.id)
 
     async def _watch(self) -> None:
@@ -263,7 +275,8 @@ class Advancer:
         going = [folder for folder in left if folder.started() or folder.pauses()]
         for job_id in self._over & (KEPT.keys() | HELD.keys()):
             forget(job_id)
-        return [folder for folder in going if (record := _record_of(folder)) and (record.retries or record.notify)]
+        records = [(folder, record) for folder in going if (record := readable(folder)) and record.here]
+        return [folder for folder, record in records if record.retries or record.notify]
 
     async def _begin_attempts(self) -> None:
         """Start the next attempts that are due."""
@@ -297,16 +310,15 @@ class Advancer:
                 self._leases.cancel(job_id)  # nobody waits for this place
         except (Conflict, EngineUnavailable):
             return  # another process was faster, or it was stopped; or it waits on
-        except (DLEnvError, OSError, *_BROKEN) as error:
+        except (DLEnvError, OSError, *BROKEN) as error:
             self._leases.cancel(job_id)
             if folder.path.exists():
-                known = error if isinstance(error, DLEnvError) else DLEnvError(str(error))
-                folder.finish(refused(known))
+                folder.finish(refused(error, folder.ended_attempts()))
 
     async def _start(self, folder: JobFolder, ask: Callable[[Ask], Awaitable[object]]) -> bool:
         """Start a job if it gets its GPUs; False when it does not wait any more."""
         data = folder.waiting()
-        if data is None or folder.final() is not None:
+        if data is None or folder.final() is not None or not _is_here(folder):
             return False
         known = read_waiting(folder.path.name, data)
         if known is None:
@@ -321,7 +333,7 @@ class Advancer:
             if folder.waiting() is None or folder.final() is not None or folder.stop_intended():
                 got.close()
                 if folder.stop_intended():
-                    folder.finish(cancelled())
+                    folder.finish(cancelled(folder.ended_attempts()))
                 return False
             await self._starter.leased(folder, request, principal, got)
             if not request.retries:
@@ -331,7 +343,7 @@ class Advancer:
 
 def _lost(known: Container[str]) -> list[str]:
     """Return the jobs that wait and that nobody knows of, in the order in which they came."""
-    known_jobs = [folder for folder in every_job() if _record_of(folder)]
+    known_jobs = [folder for folder in every_job() if _is_here(folder)]
     waiting = [(folder, data) for folder in known_jobs if (data := folder.waiting()) is not None]
     lost = [
         folder
@@ -344,12 +356,10 @@ def _lost(known: Container[str]) -> list[str]:
     return [folder.path.name for folder in sorted(lost, key=lambda each: each.record().created_at)]
 
 
-def _record_of(folder: JobFolder) -> JobRecord | None:
-    """Return a job's record, None where it is damaged: one must not keep the others from starting."""
-    try:
-        return folder.record()
-    except (DLEnvError, OSError, *_BROKEN):
-        return None
+def _is_here(folder: JobFolder) -> bool:
+    """Return whether a job's record can be read, and is not another host's."""
+    record = readable(folder)
+    return record is not None and record.here
 
 
 def _is_being_submitted(job_id: str, data: Mapping[str, Any]) -> bool:

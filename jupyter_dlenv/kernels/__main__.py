@@ -72,7 +72,7 @@ def loopback_address(connection: Mapping[str, Any]) -> str:
 
 async def serve(name: str, connection_file: Path) -> int:
     """Run one kernel to its end and return its exit code."""
-    connection = json.loads(connection_file.read_text())
+    connection = json.loads(connection_file.read_text(encoding="utf-8"))
     host = loopback_address(connection)
     environment = EnvironmentManager().get(name)
     wish = Wish(environment, new_id(), connection["key"].encode(), os.getcwd())

@@ -84,6 +84,6 @@ def _is_as_remembered(folder: Path) -> bool:
 def _boot() -> str:
     """Return what is another with each start of the host, empty where the system does not say."""
     try:
-        return _BOOT_ID.read_text().strip()
+        return _BOOT_ID.read_text(encoding="utf-8").strip()
     except OSError:
         return ""

@@ -116,5 +116,7 @@ def write_own_metadata(site: Path, version: str) -> None:
     """Give the copy of our own package the metadata of an installed one."""
     folder = f"{OWN_MODULE}-{version}.dist-info"
     (site / folder).mkdir()
-    (site / folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {OWN_NAME}\nVersion: {version}\n")
-    (site / folder / "RECORD").write_text(f"{folder}/METADATA,,\n{folder}/RECORD,,\n{OWN_MODULE}/__init__.py,,\n")
+    about = f"Metadata-Version: 2.1\nName: {OWN_NAME}\nVersion: {version}\n"
+    record = f"{folder}/METADATA,,\n{folder}/RECORD,,\n{OWN_MODULE}/__init__.py,,\n"
+    (site / folder / "METADATA").write_text(about, encoding="utf-8")
+    (site / folder / "RECORD").write_text(record, encoding="utf-8")

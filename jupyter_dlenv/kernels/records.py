@@ -54,13 +54,13 @@ def write(record: KernelRecord) -> None:
     """Write or replace a kernel's record, readable by its owner alone."""
     path = _path(record.folder_id)
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    write_text(path, json.dumps(asdict(record), ensure_ascii=False), durable=False)
+    write_text(path, json.dumps(asdict(record)), durable=False)
 
 
 def read(folder_id: str) -> KernelRecord | None:
     """Return a kernel's record; None where there is none, or another version wrote it."""
     try:
-        return from_json(KernelRecord, json.loads(_path(folder_id).read_text()))
+        return from_json(KernelRecord, json.loads(_path(folder_id).read_text(encoding="utf-8")))
     except (OSError, ValueError, DLEnvError):
         return None
 

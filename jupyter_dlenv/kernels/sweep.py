@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 
 from ..engines.base import Engine
 from ..engines.registry import load_engine
-from ..errors import DLEnvError, EngineUnavailable
+from ..errors import DLEnvError, EngineUnavailable, InvalidRequest
 from ..paths import kernels_dir
 from . import records
 from .folder import KernelFolder
@@ -48,13 +48,20 @@ async def sweep() -> list[str]:
 
 
 def engine_of(record: KernelRecord) -> Engine:
-    """Return the engine that runs a kernel."""
+    """Return the engine that runs a kernel.
+
+    Raises:
+        InvalidRequest: It is not installed here.
+    """
     return load_engine(str(record.environment.get("engine") or "docker"))
 
 
 def within_reach(record: KernelRecord) -> bool:
     """True when this process asks where the kernel is: elsewhere it may live, whatever is known here."""
-    return record.place in ("", engine_of(record).place)
+    try:
+        return record.place in ("", engine_of(record).place)
+    except InvalidRequest:
+        return False
 
 
 def _abandoned() -> list[KernelFolder]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,11 @@ from jupyter_dlenv.jobs import starting
 from jupyter_dlenv.jobs.choices import refuse_roles, refuse_without_script
 from jupyter_dlenv.jobs.manager import JobManager
 from jupyter_dlenv.jobs.principal import Principal
-from jupyter_dlenv.jobs.records import JobFolder
+from jupyter_dlenv.jobs.records import Final, JobFolder
 from jupyter_dlenv.kernels.environments import Environment
 from jupyter_dlenv.options import RunRequest
 from jupyter_dlenv.settings import load_settings
-from jupyter_dlenv.spec import JobState, new_id
+from jupyter_dlenv.spec import JobState, Reason, new_id
 
 Write = Callable[[str, str], Path]
 COMMAND = [sys.executable, "-m", "jupyter_dlenv"]
@@ -196,3 +197,85 @@ def test_a_damaged_record_keeps_nobody_from_starting() -> None:
     (folder.path / "waiting.json").write_text("{}")
     assert _lost(()) == [] or folder.path.name not in _lost(())
     folder.remove()
+
+
+SAVES_AND_ENDS = """
+import time
+print("begun", flush=True)
+try:
+    time.sleep(60)
+except KeyboardInterrupt:
+    print("saved", flush=True)
+"""
+
+
+async def _until(look: Callable[[], Awaitable[Any]]) -> Any:
+    for _look in range(600):
+        if found := await look():
+            return found
+        await asyncio.sleep(0.1)
+    raise AssertionError("it did not happen")
+
+
+async def _ended(manager: JobManager, me: Principal, request: RunRequest, *, stop: bool) -> dict[str, Any]:
+    job = (await manager.submit(me, request)).record.id
+    log = JobFolder(job).run / "log"
+
+    async def begun() -> bool:
+        return log.exists() and "begun" in log.read_text(encoding="utf-8")
+
+    async def final() -> Final | None:
+        return (await manager.get(me, job)).final
+
+    await _until(begun)
+    if stop:
+        await manager.cancel(me, job)
+    status = (await _until(final)).status
+    assert "saved" in log.read_text(encoding="utf-8")
+    return {"state": status.state, "reason": status.reason, "exit_code": status.exit_code, "message": status.message}
+
+
+@pytest.mark.parametrize(
+    ("stop", "state", "reason", "said"),
+    [
+        (True, JobState.CANCELLED, Reason.STOPPED, "Stopped by its owner"),
+        (False, JobState.FAILED, Reason.TIMEOUT, "time limit of 3 s"),
+    ],
+)
+async def test_what_was_told_to_end_has_not_succeeded_though_it_says_so(
+    manager: JobManager,
+    me: Principal,
+    notebook_dir: Path,
+    write: Write,
+    stop: bool,
+    state: JobState,
+    reason: Reason,
+    said: str,
+) -> None:
+    write("a.py", SAVES_AND_ENDS)
+    limit = {} if stop else {"timeout": 3.0}
+    request = RunRequest(script="a.py", cwd=str(notebook_dir), engine="process", python=sys.executable, **limit)
+    ended = await _ended(manager, me, request, stop=stop)
+    assert said in ended.pop("message")
+    assert ended == {"state": state, "reason": reason, "exit_code": 0}
+
+
+def test_a_retried_job_goes_on_whoever_sees_its_attempt_end(notebook_dir: Path, write: Write) -> None:
+    """Only the process that a plain process was submitted to can start its next attempt; it must notice by itself."""
+    write(
+        "a.py", "import os, time\nprint('begun', flush=True)\ntime.sleep(3)\nexit(os.environ['DLENV_ATTEMPT'] == '1')\n"
+    )
+    words = [*COMMAND, "run", "a.py", "--engine", "process", "--retries", "1"]
+    with subprocess.Popen(words, cwd=notebook_dir, stdout=subprocess.PIPE, text=True) as job:
+        assert job.stdout is not None
+        assert job.stdout.readline() == "begun\n"
+        job.send_signal(signal.SIGSTOP)
+        time.sleep(4)
+        subprocess.run([*COMMAND, "jobs"], capture_output=True, check=True)  # sees the end first
+        job.send_signal(signal.SIGCONT)
+        try:
+            printed, _ = job.communicate(timeout=60)
+        finally:
+            job.kill()
+    assert job.returncode == 0
+    assert "begun" in printed

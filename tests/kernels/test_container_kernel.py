@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import docker_images
@@ -21,6 +22,7 @@ from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 
 from jupyter_dlenv.errors import DLEnvError, ImageNotFound, InvalidRequest, StartFailed, UnusableImage
+from jupyter_dlenv.kernels import records
 from jupyter_dlenv.kernels.environments import EnvironmentManager
 from jupyter_dlenv.kernels.sweep import sweep
 from jupyter_dlenv.paths import kernel_dir
@@ -312,11 +314,12 @@ async def test_a_kernel_at_another_engine_is_left_to_who_can_ask_for_it(bare: st
     kernel_id = left_by_a_killed_owner(bare, notebook_dir)
     (container,) = containers(kernel_id)
     docker_images.engine().wait(container, timeout=60)
-    code = "import asyncio; from jupyter_dlenv.kernels.sweep import sweep; print(asyncio.run(sweep()))"
-    elsewhere = {**os.environ, "DOCKER_HOST": "unix:///run/docker.sock"}  # the same, for all that its name tells
-    done = subprocess.run([sys.executable, "-c", code], env=elsewhere, capture_output=True, text=True, check=True)
-    assert done.stdout == "[]\n"
+    known = records.read(kernel_id)
+    assert known is not None
+    records.write(replace(known, place="unix:///another/docker.sock"))
+    assert kernel_id not in await sweep()
     assert kernel_dir(kernel_id).exists()
+    records.write(known)
     assert await sweep() == [kernel_id]
 
 

@@ -103,8 +103,14 @@ class DockerEngine(Engine):
     # The contract -----------------------------------------------------------------------------------------------
 
     @property
-    def place(self) -> str:
+    def _address(self) -> str:
         return self._base_url or os.environ.get("DOCKER_HOST", "") or DEFAULT_ADDRESS
+
+    @property
+    def place(self) -> str:
+        address = self._address
+        _scheme, socket, path = address.partition("unix://")  # one socket has several names, /run and /var/run
+        return f"unix://{os.path.realpath('/' + path.lstrip('/'))}" if socket else address
 
     def plan(self, spec: JobSpec) -> Plan:
         bodies = tuple(create_body(spec, index) for index in range(spec.replicas))
@@ -346,7 +352,7 @@ class DockerEngine(Engine):
 
     def info(self) -> DaemonInfo:
         """Return what the daemon says of itself now; it may have been set up anew since the last time."""
-        return daemon_info(self.call(lambda client: client.info()), self.place)
+        return daemon_info(self.call(lambda client: client.info()), self._address)
 
     def leases(self) -> Sequence[Job]:
         """Return what holds GPUs by its label and has not ended. Asks in this thread."""
