@@ -9,6 +9,8 @@ from pathlib import Path
 from jupyter_core.paths import jupyter_data_dir, jupyter_runtime_dir
 
 API_SOCKET = "api.sock"
+SOCKET_PATH_BYTES = 107
+"""The most that a Unix socket's path can hold."""
 
 
 def data_dir() -> Path:
@@ -34,9 +36,10 @@ def cache_dir() -> Path:
 def kernels_dir() -> Path:
     """Return the short-pathed folder of kernels' sockets: a Unix socket's path holds 107 bytes."""
     base = os.environ.get("XDG_RUNTIME_DIR", "")
-    if base and len(base) <= 40 and os.path.isdir(base) and os.access(base, os.W_OK):
+    if base and len(os.fsencode(base)) <= 40 and os.path.isdir(base) and os.access(base, os.W_OK):
         return Path(base) / "dlenv"
-    return Path(tempfile.gettempdir() if len(tempfile.gettempdir()) <= 30 else "/tmp") / f"dlenv-{os.getuid()}"
+    usual = tempfile.gettempdir()
+    return Path(usual if len(os.fsencode(usual)) <= 30 else "/tmp") / f"dlenv-{os.getuid()}"
 
 
 def kernel_dir(kernel_id: str) -> Path:

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 from dataclasses import asdict
 from typing import Any
 
-from .output import connect, say, show, write
+from .output import connect, json_text, lines, say, show
 
 
 def build_image(arguments: argparse.Namespace) -> int:
     """Build an image from a Dockerfile."""
     from ..notebook.builds import build_body, dockerfile_text, summary, until_built
-    from ..notebook.follow import Lines, terminal_columns
 
     body = build_body(arguments, dockerfile_text(arguments.path))
-    built = until_built(connect(), body, Lines(write, terminal_columns(sys.stdout)).add)
+    built = until_built(connect(), body, lines().add)
     print("\n".join(summary(built)))
     return 0
 
@@ -61,7 +58,7 @@ def probe_image(arguments: argparse.Namespace) -> int:
         return await probe(engine, (await engine.image(arguments.image)).id, arguments.image)
 
     facts = {key: value for key, value in asdict(asyncio.run(ask())).items() if key not in ("passwd", "group")}
-    print(json.dumps(facts, indent=1, ensure_ascii=False))
+    print(json_text(facts))
     return 0
 
 

@@ -7,17 +7,17 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from typing import Any
 
 from ..errors import DLEnvError, InvalidRequest
 from ..i18n import _
 from ..options import RunRequest, parse_run, usage
-from .output import FAILED, connect, say, show, write
+from .output import FAILED, connect, lines, say, show
 
 
 def run_job(words: Sequence[str]) -> int:
     """Start a job, and follow it unless told otherwise."""
-    from ..notebook.follow import Lines, submit, terminal_columns, until_ended
-    from ..notebook.page import summary
+    from ..notebook.follow import submit
 
     options = parse_run(words)
     if options.help:
@@ -32,6 +32,8 @@ def run_job(words: Sequence[str]) -> int:
     if options.request.dry_run:
         print(job["command"])
     elif options.detach:
+        if job["state"] == "PENDING":
+            withdraw_detached(client, job, options.request)
         print(job["id"])
         if job["state"] == "PENDING":
             say(job["message"])
@@ -39,10 +41,26 @@ def run_job(words: Sequence[str]) -> int:
         elif options.request.notify or options.request.retries:
             say(_("A Jupyter server of yours looks after its end, or: jupyter dlenv agent"))
     else:
-        ended = until_ended(client, job, Lines(write, terminal_columns(sys.stdout), say).add)
-        if ended["state"] != "SUCCEEDED":
-            sys.stderr.write(f"{summary(ended)}\n")
-            return int(ended["exit_code"] or FAILED)
+        return follow_job(client, job)
+    return 0
+
+
+def follow_job(client: Any, job: dict[str, Any]) -> int:
+    """Print a job's log to its end and return its exit status."""
+    from ..notebook.follow import has_ended, until_ended
+    from ..notebook.page import summary
+
+    try:
+        ended = until_ended(client, job, lines(say).add)
+    except BrokenPipeError:
+        if not has_ended(client.call("GET", f"/jobs/{job['id']}")):
+            goes_on = _("Nobody reads any more, and job {name} goes on. To read it: {read}  To stop it: {stop}")
+            read, stop = f"jupyter dlenv logs --follow {job['id']}", f"jupyter dlenv stop {job['id']}"
+            say(goes_on.format(name=job["name"], read=read, stop=stop))
+        raise
+    if ended["state"] != "SUCCEEDED":
+        sys.stderr.write(f"{summary(ended)}\n")
+        return int(ended["exit_code"] or FAILED)
     return 0
 
 
@@ -52,13 +70,29 @@ def refuse_detached(request: RunRequest) -> None:
     Raises:
         InvalidRequest: Names the option.
     """
-    by_process = request.engine == "process" or not request.image or bool(request.secrets)
-    for option, given in (("--debug", request.debug), ("--retries", request.retries and by_process)):
+    for option, given in (("--debug", request.debug), ("--retries", request.retries and by_process(request))):
         if given:
             message = _("{option} needs this command as long as the job runs, so it does not go with --detach.")
             raise InvalidRequest(
                 message.format(option=option), hint=_("Leave --detach out, or run it from a notebook.")
             )
+
+
+def withdraw_detached(client: Any, job: dict[str, Any], request: RunRequest) -> None:
+    """Stop a job that waits and that nobody could start once this process has ended.
+
+    Raises:
+        InvalidRequest: It was stopped.
+    """
+    if by_process(request):
+        client.call("POST", f"/jobs/{job['id']}/cancel", {"force": True})
+        message = _("Job {name} has to wait for GPUs, and only this command can start it, so --detach was refused.")
+        raise InvalidRequest(message.format(name=job["name"]), hint=_("Leave --detach out, or run it from a notebook."))
+
+
+def by_process(request: RunRequest) -> bool:
+    """Return whether a job can be started only by the process that it is submitted to, which alone has all it needs."""
+    return request.engine == "process" or not request.image or bool(request.secrets)
 
 
 def list_gpus(arguments: argparse.Namespace) -> int:
@@ -99,11 +133,10 @@ def list_jobs(arguments: argparse.Namespace) -> int:
 
 def show_log(arguments: argparse.Namespace) -> int:
     """Print a job's log."""
-    from ..notebook.follow import Lines, terminal_columns
     from ..notebook.magics import find_job
 
     client = connect()
-    viewer = Lines(write, terminal_columns(sys.stdout))
+    viewer = lines()
     for frame in client.follow(find_job(client, [arguments.job])["id"], follow=arguments.follow):
         viewer.add(frame)
     return 0

@@ -70,7 +70,7 @@ def server_sockets(here: Path) -> Sequence[Path]:
     found = []
     for path in Path(jupyter_runtime_dir()).glob("jpserver-*.json"):
         try:
-            about = json.loads(path.read_text())
+            about = json.loads(path.read_text(encoding="utf-8"))
             root, pid, began = str(about["root_dir"]), int(about["pid"]), path.stat().st_mtime
         except (OSError, ValueError, KeyError):
             continue  # it ends just now

@@ -60,10 +60,7 @@ class _UnixConnection(http.client.HTTPConnection):
             self.sock.connect(self._path)
         except OSError as error:
             self.sock.close()
-            raise EngineUnavailable(
-                _("The job service of this kernel does not answer ({error}).").format(error=error),
-                hint=_("The process that started the kernel may be gone: restart the kernel."),
-            ) from error
+            raise _no_answer(error) from error
 
 
 class Client:
@@ -87,11 +84,18 @@ class Client:
             response = self._request(connection, method, path, body, query)
             text = response.read()
             return json.loads(text) if text else None
+        except (OSError, http.client.HTTPException) as error:
+            raise _no_answer(error) from error
         finally:
             connection.close()
 
     def follow(self, job_id: str, cursor: str = "", follow: bool = True, tail: Optional[int] = None) -> Iterator[Frame]:
-        """Yield the frames of a job's log from a cursor on, until the job has ended."""
+        """Yield the frames of a job's log from a cursor on, with ``follow`` until the job has ended.
+
+        Raises:
+            EngineUnavailable: The service went away before that; the last frame's cursor leads on.
+        """
+        job: Optional[Dict[str, Any]] = None
         query = {"cursor": cursor, "follow": "1" if follow else "0"}
         if tail is not None:
             query["tail"] = str(tail)
@@ -99,6 +103,8 @@ class Client:
             state, message = head["state"], head.get("message", "")
             job, attempt = head.get("job"), head.get("attempt") or 0
             yield Frame(data, head["cursor"], head["open_lines"], state, job, message, attempt)
+        if follow and job is None:
+            raise _broke_off()
 
     def build(self, body: Dict[str, Any]) -> Iterator[Frame]:
         """Yield the frames of a build to its end; to leave early ends the build.
@@ -120,12 +126,10 @@ class Client:
         connection = _UnixConnection(self._path)
         try:
             response = self._request(connection, method, path, body, query)
-            while True:
-                line = response.readline()
-                if not line:
-                    return
-                head = json.loads(line)
-                yield head, _exactly(response, head["bytes"])
+            found = _next_frame(response)
+            while found is not None:
+                yield found
+                found = _next_frame(response)
         finally:
             connection.close()
 
@@ -135,11 +139,37 @@ class Client:
         text = json.dumps(body).encode() if body is not None else None
         target = f"{_PREFIX}{path}" + (f"?{urlencode(query)}" if query else "")
         headers = {"Content-Type": "application/json"} if text else {}
-        connection.request(method, target, text, headers)
-        response = connection.getresponse()
-        if response.status >= 400:
-            raise _failure(response)
-        return response
+        try:
+            connection.request(method, target, text, headers)
+            response = connection.getresponse()
+            if response.status >= 400:
+                raise _failure(response)
+            return response
+        except (OSError, http.client.HTTPException) as error:
+            raise _no_answer(error) from error
+
+
+def _no_answer(error: Exception) -> EngineUnavailable:
+    return EngineUnavailable(
+        _("The job service of this kernel does not answer ({error}).").format(error=error),
+        hint=_("The process that started the kernel may be gone: restart the kernel."),
+    )
+
+
+def _broke_off() -> EngineUnavailable:
+    return EngineUnavailable(_("The log stream broke off."), hint="%dlattach JOB")
+
+
+def _next_frame(response: http.client.HTTPResponse) -> Optional[Tuple[Dict[str, Any], bytes]]:
+    """Return a stream's next frame, None where it ends between two."""
+    try:
+        line = response.readline()
+        if not line:
+            return None
+        head = json.loads(line)
+        return head, _exactly(response, head["bytes"])
+    except (OSError, http.client.HTTPException, ValueError) as error:  # cut anywhere, within the line too
+        raise _broke_off() from error
 
 
 def _exactly(response: http.client.HTTPResponse, count: int) -> bytes:
@@ -147,7 +177,7 @@ def _exactly(response: http.client.HTTPResponse, count: int) -> bytes:
     while count:
         piece = response.read(min(count, _CHUNK))
         if not piece:
-            raise EngineUnavailable(_("The log stream broke off."), hint="%dlattach JOB")
+            raise _broke_off()
         parts.append(piece)
         count -= len(piece)
     return b"".join(parts)

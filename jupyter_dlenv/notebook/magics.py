@@ -19,7 +19,7 @@ from ..options import RunOptions, RunRequest, parse_run, usage
 from .builds import BuildDisplay, apt_body, apt_parser, build_body, build_parser, summary, until_built
 from .cell import own_cell
 from .client import Client, Frame, find_client
-from .follow import Display, Lines, metrics_of, raise_for_state, state_line, submit, terminal_columns, until_ended
+from .follow import Display, lines_on, metrics_of, raise_for_state, state_line, submit, terminal_columns, until_ended
 from .gpus import gpus_text, lost_here
 from .jobs import details
 from .links import show_hint
@@ -107,18 +107,13 @@ class Session:
 
     def _build_viewer(self, what: str) -> Callable[[Frame], None]:
         if not in_notebook(self.shell):
-            return Lines(_print, terminal_columns(sys.stdout)).add
+            return lines_on(sys.stdout, terminal_columns(sys.stdout)).add
         return BuildDisplay(what, _publisher(self.shell)).add
 
     def _viewer(self, job: Dict[str, Any], plain: bool) -> Callable[[Any], None]:
         if plain or not in_notebook(self.shell):
-            return Lines(_print, terminal_columns(sys.stdout)).add
+            return lines_on(sys.stdout, terminal_columns(sys.stdout)).add
         return Display(job, _publisher(self.shell), lambda: metrics_of(self.client, job["id"])).add
-
-
-def _print(text: str) -> None:
-    sys.stdout.write(text)
-    sys.stdout.flush()
 
 
 def _publisher(shell: Any) -> Callable[..., None]:
@@ -175,7 +170,7 @@ class DLEnvMagics(Magics):
     @line_magic
     def dllogs(self, line: str) -> None:
         """Print a job's log as it is now: %dllogs JOB"""
-        viewer = Lines(sys.stdout.write)
+        viewer = lines_on(sys.stdout)
         for frame in self._session.client.follow(self._job(line)["id"], follow=False):
             viewer.add(frame)
 

@@ -136,7 +136,10 @@ def test_a_process_job_holds_its_gpus_until_its_last_process(host: GpuHost) -> N
 def test_a_job_whose_secret_value_is_gone_cannot_start_later(host: GpuHost) -> None:
     host.env["TOKEN"] = "secret-value"
     host.cli(*host.run(SLEEP, "--gpus", "8", "--name", "first", "--detach"))
-    host.cli(*host.run(SEEN, "--gpus", "1", "--name", "later", "--detach", "-e", "TOKEN"))
+    submitted = host.start(*host.run(SEEN, "--gpus", "1", "--name", "later", "-e", "TOKEN"))
+    until(lambda: host.jobs().get("later", {}).get("message"))
+    submitted.kill()
+    submitted.wait()
     later = host.jobs()["later"]
     assert later["state"] == "FAILED"
     assert "submitted to has ended" in later["message"]

@@ -36,12 +36,24 @@ def test_plain_processes_lease_wait_and_follow_each_other(host: GpuHost) -> None
     assert "2 of 8 GPUs are free" in host.jobs()["second"]["message"]
     assert "PENDING" in host.cli("jobs")
     first.send_signal(signal.SIGINT)
-    assert first.wait(60) == 130
+    assert first.wait(60) == -signal.SIGINT
     until(lambda: host.jobs()["second"]["state"] == "RUNNING")
     assert sorted(name for names in host.holders().values() for name in names) == ["second"] * 3
     host.cli("stop", host.jobs()["second"]["id"])
     second.wait(60)
     assert host.holders() == {}
+
+
+@pytest.mark.parametrize("words", [[], ["-e", "HOME"]])
+def test_nothing_is_left_to_wait_that_nobody_else_could_start(host: GpuHost, words: list[str]) -> None:
+    everything = host.start(*run("--gpus", "all", "--name", "everything"))
+    assert everything.stdout is not None
+    everything.stdout.readline()
+    said = host.cli(*run("--gpus", "1", "--name", "left", "--detach", *words), fails=True)
+    assert said.splitlines()[0].endswith("only this command can start it, so --detach was refused.")
+    assert len(said.splitlines()) == 2, "its own threads have nothing to add"
+    assert host.jobs()["left"]["state"] == "CANCELLED"
+    assert host.gpus()["queue"] == []
 
 
 def test_what_is_listed_is_the_same_for_people_and_programs(host: GpuHost) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from jupyter_dlenv.errors import EngineUnavailable, JobInterrupted, JobNotFound
 from jupyter_dlenv.notebook import follow
 from jupyter_dlenv.notebook.client import Frame
-from jupyter_dlenv.notebook.follow import MIME, Display, Lines, state_line, submit, summary
+from jupyter_dlenv.notebook.follow import MIME, Display, Lines, lines_on, state_line, submit, summary
 from jupyter_dlenv.notebook.links import dangling_link
 from jupyter_dlenv.notebook.magics import stop
 
@@ -181,6 +182,21 @@ def test_what_is_no_terminal_gets_lines_alone() -> None:
     written: list[str] = []
     Lines(written.append).add(frame(b"one\n", {"0": "50%"}))
     assert written == ["one\n"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1", "gbk", "ascii"])
+def test_lines_are_printed_byte_by_byte_and_our_own_words_as_the_stream_can(encoding: str) -> None:
+    raw = io.BytesIO()
+    lines = lines_on(io.TextIOWrapper(raw, encoding=encoding), columns=10)
+    lines.add(frame(b"\xff \xe2\x86\x93\n", {"0": "█ 50% ç"}))
+    bar = "█ 50% ç".encode(encoding, "replace")
+    assert raw.getvalue() == b"\xff \xe2\x86\x93\n" + bar
+
+
+def test_a_stream_of_text_alone_gets_text() -> None:
+    stream = io.StringIO()
+    lines_on(stream).add(frame(b"\xff \xe2\x86\x93\n"))
+    assert stream.getvalue() == "\ufffd ↓\n"
 
 
 def test_a_dangling_link_is_found(tmp_path: Any) -> None:

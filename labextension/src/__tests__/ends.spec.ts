@@ -83,6 +83,50 @@ describe('EndWatch', () => {
     expect(announced).toEqual([]);
   });
 
+  const QUICK = job({ id: 'quick', state: 'SUCCEEDED', started_at: 2000, finished_at: 2001 });
+
+  it('announces once what began and ended between two looks', async () => {
+    const { model, announced } = page(newMemory());
+    await model.refreshJobs();
+    jobs = [QUICK, ...jobs];
+    await model.refreshJobs();
+    await model.refreshJobs();
+    expect(announced).toEqual([QUICK]);
+  });
+
+  it.each([
+    ['ran when an earlier page looked', () => [ENDED, jobs[1]], [ENDED]],
+    ['came and went while there was no page', () => [QUICK, ...jobs], [QUICK]],
+    ['is of another server at the same address', () => [QUICK], []]
+  ])('after a reload, of what %s', async (_what, later, wanted) => {
+    const memory = newMemory();
+    const earlier = page(memory);
+    await earlier.model.refreshJobs();
+    earlier.watch.dispose();
+    jobs = later();
+    const pages = [page(memory), page(memory)];
+    for (const { model } of [...pages, ...pages]) {
+      await model.refreshJobs();
+    }
+    expect(pages.flatMap(({ announced }) => announced)).toEqual(wanted);
+  });
+
+  it('knows nothing from a change that came before the first list of jobs', async () => {
+    jobs = [ENDED];
+    const { model, announced } = page(newMemory());
+    await model.stopKernel('kernel', () => Promise.resolve());
+    expect(announced).toEqual([]);
+  });
+
+  it('looks once by itself, though nothing seems to run', async () => {
+    jobs = [ENDED];
+    const { model, announced } = page(newMemory());
+    while (!model.jobs.loaded) {
+      await new Promise(resolve => setTimeout(resolve, 10));
+    }
+    expect(announced).toEqual([]);
+  });
+
   it('is silent on a job whose log is looked at', async () => {
     const { model, announced } = page(newMemory());
     await model.refreshJobs();
