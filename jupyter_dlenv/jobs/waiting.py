@@ -195,13 +195,14 @@ class Advancer:
         background.start(self._run())
 
     def stop(self) -> None:
-        """Start nothing more."""
+        """Start nothing more; two threads may ask for it at once."""
         self._ended.set()
-        if self._record is not None:
-            self._record.release()
-            self._record = None
+        record, self._record = self._record, None
+        if record is not None:
+            record.release()
         for job_id in list(HELD):
-            HELD.pop(job_id).close()
+            if held := HELD.pop(job_id, None):
+                held.close()
 
     async def _run(self) -> None:
         looked = watched = tidied = -math.inf
@@ -227,6 +228,8 @@ class Advancer:
             await work
         except (DLEnvError, OSError, *BROKEN) as error:
             text = str(error)  # the daemon or the driver is away; the next step may do
+            if self._ended.is_set():  # this process ends, and takes its threads from whatever it was doing
+                return
             if text not in self._warned and (self._waits or not isinstance(error, EngineUnavailable)):
                 self._warned.add(text)
                 _LOG.warning("The queue for GPUs: %s", text)
@@ -311,6 +314,8 @@ class Advancer:
         except (Conflict, EngineUnavailable):
             return  # another process was faster, or it was stopped; or it waits on
         except (DLEnvError, OSError, *BROKEN) as error:
+            if self._ended.is_set():
+                return  # as this process ends; another one may start it
             self._leases.cancel(job_id)
             if folder.path.exists():
                 folder.finish(refused(error, folder.ended_attempts()))
