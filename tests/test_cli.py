@@ -161,7 +161,11 @@ def test_a_process_that_calls_the_command_outlives_its_interrupts(monkeypatch: p
         return 0
 
     monkeypatch.setattr("jupyter_dlenv.cli.run_job", interrupted)
-    assert main(["run", "a.py"]) == 130
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    try:
+        assert main(["run", "a.py"]) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_jobs_logs_stop_and_rm(notebook_dir: Path, write: Write) -> None:

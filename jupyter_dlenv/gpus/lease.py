@@ -32,6 +32,11 @@ class Lease:
         """True until it was given back, or handed over."""
         return self.record is not None and self.record.descriptor >= 0
 
+    def leave(self) -> None:
+        """Leave the GPUs to the process that inherited the record."""
+        if self.record is not None:
+            self.record.leave()
+
     def close(self) -> None:
         """Give the GPUs back; a container's label goes on holding them until it has ended."""
         if self.record is not None:

@@ -151,13 +151,12 @@ class Leases:
         return replace(lease, gpus=gpus or lease.gpus)
 
     async def hand_over(self, lease: Lease, pid: str) -> None:
-        """Leave the GPUs to a child process that inherited the record."""
+        """Note in whose name a child process holds the GPUs that inherited the record."""
 
         def note() -> None:
             assert lease.record is not None
             with self.ledger.locked():
                 lease.record.update({**lease.record.data, "native_id": pid})
-                lease.record.leave()
 
         await asyncio.to_thread(note)
 

@@ -29,6 +29,9 @@ from .submission import forget_secrets, prepare_folder
 BROKEN = (ValueError, TypeError, LookupError, ArithmeticError, RuntimeError)
 """What damaged text, or a mistake of ours, may lead to."""
 
+HELD: dict[str, Lease] = {}
+"""The GPUs of jobs that may have another attempt, which this process keeps for them from the one to the next."""
+
 
 class Starter:
     """Starts jobs whose GPUs are granted.
@@ -98,6 +101,10 @@ class Starter:
             folder.waits_no_more()
         if held:
             await self.leases.hand_over(lease, job.native_id)
+        if assembled.request.retries and lease.open:
+            HELD[job_id] = lease
+        elif held:
+            lease.leave()
         else:
             lease.close()
         if assembled.request.debug:

@@ -36,7 +36,7 @@ from .principal import Principal
 from .records import JobFolder, every_job, readable
 from .retention import remove_old_jobs
 from .retries import due_at
-from .starting import BROKEN, Starter, cancelled, refused
+from .starting import BROKEN, HELD, Starter, cancelled, refused
 
 _STEP_S = 1.0
 _LOST_S = 15.0
@@ -64,9 +64,6 @@ class Kept:
 KEPT: dict[str, Kept] = {}
 """The jobs that were submitted here and have not started yet."""
 
-HELD: dict[str, Lease] = {}
-"""The GPUs of jobs between two attempts, as far as this process saw the end of the one."""
-
 
 def keep(ask: Ask, secrets: Mapping[str, str], queued: Queued | None) -> None:
     """Keep what a job needs that waits; its place stays its own without this process, if others may start it.
@@ -89,9 +86,9 @@ def forget(job_id: str) -> None:
 
 
 async def hold_gpus(starter: Starter, folder: JobFolder) -> None:
-    """Hold the GPUs of an attempt that has just ended for the next one, which queues where others have them by now."""
+    """Hold the GPUs of an ended attempt for the next, if whoever started it is gone and nobody else has them by now."""
     job_id, data, uuids = folder.path.name, folder.kept(), folder.gpus()
-    known = read_waiting(job_id, data) if data and uuids else None
+    known = read_waiting(job_id, data) if data and uuids and job_id not in HELD else None
     if known is None:
         return
     try:
