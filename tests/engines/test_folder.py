@@ -551,7 +551,8 @@ async def test_a_log_that_never_stops_growing_can_be_read_once(folder: RunFolder
 
 
 async def test_the_whole_way_from_a_command_to_its_follower(folder: RunFolder) -> None:
-    code = "import sys, time\nfor i in range(5): print(i); sys.stderr.write(f'\\r{i}/5'); time.sleep(.3)"
+    steps = "print(i); time.sleep(.5); sys.stderr.write(f'\\r{i}/5'); time.sleep(.5)"
+    code = f"import sys, time\nfor i in range(5): {steps}"
     folder.write_launch([sys.executable, "-c", code], "/", {"PYTHONUNBUFFERED": "1"})
     process = await asyncio.create_subprocess_exec(sys.executable, "-I", "-S", shim.FOLDER, str(folder.path))
 
