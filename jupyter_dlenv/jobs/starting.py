@@ -167,7 +167,8 @@ def cancelled(before: list[Final] | None = None) -> Final:
     Args:
         before: How its attempts so far ended.
     """
-    return Final(_ended_now(JobStatus(JobState.CANCELLED, reason=Reason.STOPPED), before or []))
+    status = JobStatus(JobState.CANCELLED, reason=Reason.STOPPED, message=_("Stopped by its owner."))
+    return Final(_ended_now(status, before or []))
 
 
 def refused(error: BaseException, before: list[Final] | None = None) -> Final:
